@@ -1,0 +1,48 @@
+"""Net: tokens to hidden states to logits, with the head applied only where it is asked for.
+
+Shapes: B batch, L length, D width, V vocabulary, N cells, K candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Net(Protocol):
+    """A torch module with these methods; the full [B, L, V] is never built in training."""
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        attend: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [B, L, D].
+
+        tokens, positions, documents: [B, L] int64; attention never crosses from one document to another.
+        attend: [B, L] bool, False where a key must not be seen (padding).
+        """
+        ...
+
+    def logits(self, hidden_at: Tensor) -> Tensor:
+        """[N, D] -> [N, V]."""
+        ...
+
+    def nll(self, hidden_at: Tensor, targets: Tensor, ban: int | None = None) -> Tensor:
+        """-log p of the targets, [N, D] and [N] -> [N], nats, float32, never holding [N, V] whole.
+
+        ban: an id whose probability is zero (the mask, for laws over texts).
+        """
+        ...
+
+    def total_nll(self, hidden_at: Tensor, targets: Tensor, weight: Tensor, ban: int | None = None) -> Tensor:
+        """Sum of weight [N] times -log p [N]: a scalar, gradients computed in the forward pass, the fast path."""
+        ...
+
+    def log_prob(self, hidden_at: Tensor, candidates: Tensor, ban: int | None = None) -> Tensor:
+        """Log p of candidate ids, [N, D] and [N, K] -> [N, K]."""
+        ...

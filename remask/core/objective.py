@@ -1,0 +1,95 @@
+"""Objective: what a net is taught. Corruption comes before the net, so that global counts precede the backward pass.
+
+Shapes: B batch, L length, K terms.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from remask.core.alphabet import Alphabet
+from remask.core.net import Net
+from remask.core.stream import Stream
+
+
+class Batch(NamedTuple):
+    """Rows of text, possibly a slice of a larger global batch.
+
+    tokens: [B, L] int64.
+    documents: [B, L] int64; neither attention nor positions cross a change.
+    slot: [B] int64, each row's place in the global batch.
+    slots: rows in the global batch (all devices, all accumulation steps): time is stratified over these.
+    alphabet: what the ids mean.
+    """
+
+    tokens: Tensor
+    documents: Tensor
+    slot: Tensor
+    slots: int
+    alphabet: Alphabet
+
+    @classmethod
+    def of(cls, tokens: Tensor, alphabet: Alphabet, documents: Tensor | None = None) -> Batch:
+        """A whole global batch."""
+        documents = torch.zeros_like(tokens) if documents is None else documents
+        return cls(tokens, documents, torch.arange(len(tokens), device=tokens.device), len(tokens), alphabet)
+
+    def part(self, index: Tensor) -> Batch:
+        """Some of its rows, as a part of the same global batch."""
+        return self._replace(tokens=self.tokens[index], documents=self.documents[index], slot=self.slot[index])
+
+
+class Question(NamedTuple):
+    """What the net is asked.
+
+    tokens: [B, L] int64, what the net sees.
+    targets: [B, L] int64, what it should have said.
+    at: [B, L] bool, where it is asked.
+    weight: [B, L] float32, how much the cell's cross-entropy counts.
+    documents: [B, L] int64.
+    counts: [K] float64, what each term's total is a sum over.
+    alphabet: what the ids mean.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    at: Tensor
+    weight: Tensor
+    documents: Tensor
+    counts: Tensor
+    alphabet: Alphabet
+
+
+class Term(NamedTuple):
+    """One part of a loss: `total` in nats, SUMMED over `count`; the loss adds weight * total / count."""
+
+    name: str
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+
+class Loss(NamedTuple):
+    """The terms of a loss. Sum and count stay apart so that accumulation and sharding are exact."""
+
+    terms: tuple[Term, ...]
+
+    def mean(self, counts: Tensor | None = None) -> Tensor:
+        """The scalar to differentiate; `counts` [K] are global ones where the batch is a part of a larger one."""
+        given = [term.count for term in self.terms] if counts is None else list(counts)
+        return torch.stack([term.weight * term.total / c for term, c in zip(self.terms, given)]).sum()
+
+
+class Objective(Protocol):
+    """A frozen dataclass that is its own config: its fields are its flags."""
+
+    def corrupt(self, batch: Batch, stream: Stream) -> Question:
+        """Ask the question; `stream` has one seed for each row of the batch."""
+        ...
+
+    def __call__(self, net: Net, question: Question, stream: Stream) -> Loss:
+        """Hear the answer."""
+        ...

@@ -1,0 +1,83 @@
+"""Stream: uniforms as a pure function of (row seed, step, purpose, position).
+
+A chain of splitmix64 finalisers (Steele, Lea & Flood 2014) in integer arithmetic, 53 bits, the same numbers on every
+device. A draw therefore does not depend on the batch size, on which other rows are in the batch, on a cache, or on the
+order in which rows finish.
+
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """What a uniform is for: two purposes never share a number."""
+
+    TIME = 1  # noise level of a training or evaluation row
+    MASK = 2  # which cells are masked
+    WHERE = 3  # which cell a sampler opens next
+    TOKEN = 4  # which token falls into an open cell
+    HIT = 5  # first-hitting time
+
+
+def _signed(constant: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit constant."""
+    return constant - (1 << 64) if constant >= (1 << 63) else constant
+
+
+GAMMA = _signed(0x9E3779B97F4A7C15)
+MIX_1 = _signed(0xBF58476D1CE4E5B9)
+MIX_2 = _signed(0x94D049BB133111EB)
+CHILD = _signed(0xD1B54A32D192ED03)  # sets the seeds of children apart from the chain of steps
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's own >> on int64 copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser, a bijection of 64-bit integers (int64 in, int64 out, products wrap)."""
+    x = (x ^ _shift_right(x, 30)) * MIX_1
+    x = (x ^ _shift_right(x, 27)) * MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source of uniforms for B rows.
+
+    seeds: [B] int64, one seed a row.
+    """
+
+    seeds: Tensor
+
+    @classmethod
+    def of(cls, seed: int, rows: int | Tensor = 1, device: torch.device | str = "cpu") -> Stream:
+        """The stream of `seed` for rows 0..rows-1, or for the row numbers in an int64 tensor [B]."""
+        index = rows if isinstance(rows, Tensor) else torch.arange(rows, device=device)
+        root = mix(torch.tensor(_signed(seed % (1 << 64)), dtype=torch.int64, device=index.device) + GAMMA)
+        return cls(mix((root ^ index) + GAMMA))
+
+    def rows(self, index: Tensor) -> Stream:
+        """Keep or repeat rows."""
+        return Stream(self.seeds[index])
+
+    def child(self, key: int | Tensor) -> Stream:
+        """A stream that shares no number with this one; `key` is an int or one int64 a row [B]."""
+        return Stream(mix((mix(self.seeds + CHILD) ^ key) + GAMMA))
+
+    def uniform(self, step: int | Tensor, purpose: Purpose, length: int) -> Tensor:
+        """Uniforms [B, L] in [0, 1), float64; `step` is an int or one int64 a row [B]."""
+        h = mix(self.seeds + GAMMA)
+        h = mix((h ^ step) + GAMMA)
+        h = mix((h ^ int(purpose)) + GAMMA)
+        positions = torch.arange(length, device=self.seeds.device)
+        x = mix((h[:, None] ^ positions) + GAMMA)
+        return _shift_right(x, 11).double() * 2.0**-53

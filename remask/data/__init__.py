@@ -1,0 +1,1 @@
+"""Data: text in, batches of tokens out."""

@@ -1,0 +1,1 @@
+"""Nets: tokens to hidden states to logits."""

@@ -1,0 +1,140 @@
+"""Linear layer and cross-entropy in one, in chunks, so that [N, V] is never whole.
+
+Two forms of -log softmax(h W^T + b)[target]: `total_nll` is a weighted sum whose gradients are computed in the forward
+pass while each chunk of logits is still in the cache; `nll` gives every cell's value and computes its chunks again in
+the backward pass. Logits are made in the autocast dtype, the log-sum-exp in float32 (float64 for float64 nets).
+Shapes: N cells, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CELLS = 1 << 22  # logits alive at a time; smaller is cache-friendlier, larger launches fewer kernels
+LEAST_ROWS = 64
+
+
+def _chunk(size: int) -> int:
+    return max(LEAST_ROWS, CELLS // size)
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ban: int | None) -> Tensor:
+    """Logits [N, V] in at least float32, the banned id at -inf."""
+    logits = hidden @ weight.T
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if bias is not None:
+        logits += bias
+    if ban is not None:
+        logits[:, ban] = -torch.inf
+    return logits
+
+
+def _softmax_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of the targets, and the logits turned into probabilities in place."""
+    log_sum = logits.logsumexp(1)
+    nll = log_sum - logits.gather(1, targets[:, None])[:, 0]
+    return nll, logits.sub_(log_sum[:, None]).exp_()
+
+
+class _TotalNLL(torch.autograd.Function):
+    """sum_n w_n (logsumexp(z_n) - z_n[target]); d/dz_n = w_n (softmax(z_n) - onehot)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        cell_weight: Tensor,
+        ban: int | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        needs = any(ctx.needs_input_grad[:3])
+        h, w = hidden.to(dtype), weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.float64)
+        grad_hidden = torch.empty_like(hidden) if needs else None
+        grad_weight = torch.zeros_like(weight) if needs else None
+        grad_bias = torch.zeros_like(bias) if needs and bias is not None else None
+        step = _chunk(weight.shape[0])
+        for start in range(0, len(h), step):
+            part = slice(start, start + step)
+            nll, prob = _softmax_(scores(h[part], w, bias, ban), targets[part])
+            total += (nll * cell_weight[part]).sum(dtype=torch.float64)
+            if not needs:
+                continue
+            prob[torch.arange(len(nll), device=prob.device), targets[part]] -= 1
+            prob *= cell_weight[part, None]
+            if grad_bias is not None:
+                grad_bias += prob.sum(0)
+            low = prob.to(dtype)
+            grad_hidden[part] = low @ w  # type: ignore[index]
+            grad_weight += low.T @ h[part]
+        ctx.save_for_backward(*(g for g in (grad_hidden, grad_weight, grad_bias) if g is not None))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = upstream
+        saved = [grad * scale.to(grad.dtype) for grad in ctx.saved_tensors]
+        grad_bias = saved[2] if len(saved) > 2 else None
+        return saved[0], saved[1], grad_bias, None, None, None, None
+
+
+class _NLL(torch.autograd.Function):
+    """logsumexp(z_n) - z_n[target] for every n; chunks are computed again for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        ban: int | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, targets, *(() if bias is None else (bias,)))
+        ctx.ban, ctx.dtype = ban, dtype
+        h, w = hidden.to(dtype), weight.to(dtype)
+        step = _chunk(weight.shape[0])
+        parts = []
+        for start in range(0, len(h), step):
+            logits = scores(h[start : start + step], w, bias, ban)
+            parts.append(logits.logsumexp(1) - logits.gather(1, targets[start : start + step, None])[:, 0])
+        return torch.cat(parts) if parts else hidden.new_zeros(0)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, *rest = ctx.saved_tensors
+        leaves = [hidden.detach().requires_grad_(), weight.detach().requires_grad_()]
+        leaves += [bias.detach().requires_grad_() for bias in rest]
+        with torch.enable_grad():
+            # the upstream gradient is the cell weight of the fused form, whose gradients then are this one's
+            bias = leaves[2] if rest else None
+            total = _TotalNLL.apply(*leaves[:2], bias, targets, upstream[0], ctx.ban, ctx.dtype)
+            grads = torch.autograd.grad(total, leaves)
+        return grads[0], grads[1], grads[2] if rest else None, None, None, None
+
+
+def total_nll(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, cell_weight: Tensor, ban: int | None = None
+) -> Tensor:
+    """Sum over cells of cell_weight [N] * -log softmax(hidden W^T + bias)[targets]: a float64 scalar.
+
+    hidden: [N, D]; weight: [V, D]; bias: [V] or None; targets: [N] int64; ban: an id of probability zero.
+    """
+    return _TotalNLL.apply(hidden, weight, bias, targets, cell_weight, ban, _compute_dtype(hidden))
+
+
+def nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ban: int | None = None) -> Tensor:
+    """-log softmax(hidden W^T + bias)[targets], [N], for any upstream gradient."""
+    return _NLL.apply(hidden, weight, bias, targets, ban, _compute_dtype(hidden))

@@ -1,0 +1,194 @@
+"""ModernBERT with directional heads: a fixed bias that gives attention a direction and a distance from the first step.
+
+Small masked nets spend most of a short training finding out that neighbours matter: at a masked position the residual
+stream is constant, and a rotary product near its initial zero says nearly nothing about where a key is. Heads that look
+left, right or freely with a distance penalty, and a first layer that skips masked keys, end that plateau (docs/results.md).
+There is no new parameter: with the bias off these are ModernBERT and ModernBERT-decoder, weight for weight. Because the
+bias must travel with the weights, checkpoints that use it have model types of their own, which `import remask` registers.
+Shapes: B batch, H heads, L length, K keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import ModernBertConfig, ModernBertDecoderConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM, ModernBertModel
+from transformers.models.modernbert_decoder.modeling_modernbert_decoder import (
+    ModernBertDecoderForCausalLM,
+    ModernBertDecoderModel,
+)
+
+from remask.nets.masks import FREE, LEFT, RIGHT, directional_bias, offsets
+
+ATTENTION = "remask_directional"
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    first_layer_mask: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """SDPA, with a mask of its own for the first layer (the models hand one mask to all layers of a type)."""
+    if module.layer_idx == 0 and first_layer_mask is not None:
+        attention_mask = first_layer_mask
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        attention_mask = attention_mask.to(query.dtype)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+
+
+class DirectionalConfig(ModernBertConfig):
+    """ModernBertConfig with three more fields.
+
+    head_directions, head_slopes: [H] of "left" | "right" | "free", and the distance penalty per position.
+    skip_masked_keys: in layer 0, masked positions are seen by nobody but themselves.
+    mask_token_id: which id is a mask.
+    """
+
+    model_type = "remask-modernbert"
+    head_directions: list[str] | None = None
+    head_slopes: list[float] | None = None
+    skip_masked_keys: bool = True
+    mask_token_id: int | None = None
+
+
+class DirectionalDecoderConfig(ModernBertDecoderConfig):
+    """ModernBertDecoderConfig with a distance penalty for each head, [H]."""
+
+    model_type = "remask-modernbert-decoder"
+    head_slopes: list[float] | None = None
+
+
+def default_directions(heads: int) -> dict[str, list[Any]]:
+    """Heads in turn left (slope 1), right (slope 1), free (slope 0)."""
+    kinds = [(LEFT, 1.0), (RIGHT, 1.0), (FREE, 0.0)]
+    return {
+        "head_directions": [kinds[h % 3][0] for h in range(heads)],
+        "head_slopes": [kinds[h % 3][1] for h in range(heads)],
+    }
+
+
+def default_slopes(heads: int) -> dict[str, list[float]]:
+    """The causal twin's locality: slopes 1, 1/2, 1/4 in turn."""
+    return {"head_slopes": [0.5 ** (h % 3) for h in range(heads)]}
+
+
+def _combine(bias: Tensor, allowed: Tensor | None) -> Tensor:
+    """Bias [H, L, K] and a bool mask [B, 1, L, K] as one additive mask [1 or B, H, L, K]."""
+    return bias[None] if allowed is None else bias[None].masked_fill(~allowed, -torch.inf)
+
+
+class DirectionalModel(ModernBertModel):
+    """The trunk: builds its bias in forward, so no caller can forget it."""
+
+    config: DirectionalConfig
+
+    def _bias(self, length: int, device: torch.device) -> Tensor:
+        cached = getattr(self, "_cached_bias", None)
+        if cached is None or cached.shape[-1] != length or cached.device != device:
+            directions, slopes = self.config.head_directions, self.config.head_slopes
+            assert directions is not None and slopes is not None
+            cached = directional_bias(directions, slopes, offsets(length, length, device))
+            self._cached_bias = cached
+        return cached
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **rest: Any
+    ) -> Any:
+        """As ModernBertModel's; `attention_mask` is [B, L] (1 = seen) or [B, 1, L, L] bool, or None."""
+        source = input_ids if input_ids is not None else rest["inputs_embeds"]
+        length, device = source.shape[1], source.device
+        if attention_mask is not None and attention_mask.ndim == 2:
+            attention_mask = attention_mask.bool()[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=device)
+        bias = self._bias(length, device)
+        every = _combine(bias, attention_mask)
+        first = every
+        if self.config.skip_masked_keys and input_ids is not None:
+            masked = (input_ids == self.config.mask_token_id)[:, None, None, :]
+            hidden = masked & ~torch.eye(length, dtype=torch.bool, device=device)
+            first = every.masked_fill(hidden, -torch.inf)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask={"full_attention": every, "sliding_attention": every},
+            first_layer_mask=first,
+            **rest,
+        )
+
+
+class DirectionalForMaskedLM(ModernBertForMaskedLM):
+    """ModernBertForMaskedLM on the directional trunk."""
+
+    config_class = DirectionalConfig
+
+    def __init__(self, config: DirectionalConfig):
+        super().__init__(config)
+        config._attn_implementation = ATTENTION
+        self.model = DirectionalModel(config)
+        self.post_init()
+
+
+class DirectionalDecoderModel(ModernBertDecoderModel):
+    """The causal trunk with a distance penalty; works with the key-value cache of `generate()`."""
+
+    config: DirectionalDecoderConfig
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **rest: Any,
+    ) -> Any:
+        """As ModernBertDecoderModel's; `attention_mask` is [B, K] (1 = seen) or [B, 1, L, L] bool, or None."""
+        source = input_ids if input_ids is not None else rest["inputs_embeds"]
+        queries, device = source.shape[1], source.device
+        keys = queries + (past_key_values.get_seq_length() if past_key_values is not None else 0)
+        slopes = self.config.head_slopes
+        assert slopes is not None
+        bias = directional_bias([LEFT] * len(slopes), slopes, offsets(queries, keys, device))
+        if isinstance(attention_mask, dict):
+            attention_mask = None
+        if attention_mask is not None and attention_mask.ndim == 2:
+            self_key = offsets(queries, keys, device) == 0
+            attention_mask = attention_mask.bool()[:, None, None, :] | self_key
+        every = _combine(bias, attention_mask)
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask={"full_attention": every, "sliding_attention": every},
+            past_key_values=past_key_values,
+            **rest,
+        )
+
+
+class DirectionalForCausalLM(ModernBertDecoderForCausalLM):
+    """ModernBertDecoderForCausalLM on the causal trunk with a distance penalty."""
+
+    config_class = DirectionalDecoderConfig
+
+    def __init__(self, config: DirectionalDecoderConfig):
+        super().__init__(config)
+        config._attn_implementation = ATTENTION
+        self.model = DirectionalDecoderModel(config)
+        self.post_init()
+
+
+def register() -> None:
+    """Let AutoConfig, AutoModelForMaskedLM and AutoModelForCausalLM open these checkpoints."""
+    AutoConfig.register(DirectionalConfig.model_type, DirectionalConfig, exist_ok=True)
+    AutoConfig.register(DirectionalDecoderConfig.model_type, DirectionalDecoderConfig, exist_ok=True)
+    AutoModelForMaskedLM.register(DirectionalConfig, DirectionalForMaskedLM, exist_ok=True)
+    AutoModelForCausalLM.register(DirectionalDecoderConfig, DirectionalForCausalLM, exist_ok=True)
+
+
+register()

@@ -1,0 +1,11 @@
+"""Objectives: what a net is taught. One file is one paper, one row below."""
+
+from remask.core.table import Table
+
+OBJECTIVES = Table(
+    "objective",
+    {
+        "mdlm": "remask.objectives.mdlm:MDLM",
+        "autoregressive": "remask.objectives.autoregressive:Autoregressive",
+    },
+)

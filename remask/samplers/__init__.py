@@ -1,0 +1,11 @@
+"""Samplers: conditionals to text. One file is one algorithm, one row below."""
+
+from remask.core.table import Table
+
+SAMPLERS = Table(
+    "sampler",
+    {
+        "ancestral": "remask.samplers.ancestral:Ancestral",
+        "first_hitting": "remask.samplers.first_hitting:FirstHitting",
+    },
+)

@@ -1,0 +1,59 @@
+"""Ancestral sampling: walk the time grid from 1 to 0, unmasking cells by their posterior.
+
+From t to s < t a masked cell opens with probability (alpha_s - alpha_t) / (1 - alpha_t) and then takes a token from
+p(x_i | the visible rest); cells that open in the same step do not see each other, so the law tends to the model's as
+`steps` grows (Sahoo et al. 2024, arXiv 2406.07524, eq. 7 with SUBS). Positions are chosen first and tokens drawn
+after: no uniform is compared with p(token) * (t - s), so rare tokens keep their probability at any `steps`.
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from remask.core.canvas import Canvas
+from remask.core.choose import each
+from remask.core.conditional import Conditional
+from remask.core.draw import Categorical, Draw
+from remask.core.errors import BadInput
+from remask.core.sampler import Info, Law, State, start
+from remask.core.schedule import SCHEDULES
+from remask.core.stream import Purpose, Stream
+from remask.core.refill import refill
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """Cells open at random times on a grid; the law tends to the model's as `steps` grows."""
+
+    steps: int = 256
+    """Time steps T; a row pays a network call only for steps in which a cell of it opens."""
+    schedule: str = "linear"
+    """Noise schedule: linear, log_linear or cosine."""
+    draw: Draw = field(default_factory=Categorical)
+
+    law = Law.LIMIT
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise BadInput(f"ancestral sampling came with {self.steps} steps: type --steps 1 or more.")
+        if self.schedule not in SCHEDULES:
+            raise BadInput(f"there is no schedule '{self.schedule}': type --schedule {'|'.join(SCHEDULES)}.")
+
+    def init(self, stream: Stream, canvas: Canvas, conditional: Conditional) -> State:
+        """Time 1."""
+        del stream, conditional
+        return start(canvas)
+
+    def step(self, stream: Stream, state: State, conditional: Conditional) -> tuple[State, Info]:
+        """One step of the grid, from t = 1 - step/T to s = t - 1/T."""
+        t = 1 - state.step.double() / self.steps
+        s = 1 - (state.step + 1).double() / self.steps
+        alpha = SCHEDULES[self.schedule].alpha
+        opens = (alpha(s) - alpha(t)) / (1 - alpha(t))
+        opens = torch.where(state.step + 1 >= self.steps, 1.0, opens)  # the last step opens whatever is left
+        masked = (state.tokens == conditional.alphabet.mask) & ~state.frozen
+        where = stream.uniform(state.step, Purpose.WHERE, state.tokens.shape[1])
+        return refill(self.draw, stream, state, conditional, each(where, masked, opens[:, None]), masked)

@@ -1,0 +1,42 @@
+"""First-hitting sampling: one cell at a time in uniformly random order, which is ancestral sampling in continuous time.
+
+With n cells masked at time t the next one opens at t * u^(1/n), and it is each of them with equal probability; the
+network is asked once a token and there is no time grid (Zheng et al. 2024, arXiv 2409.02908, Algorithm 1). The times
+matter only to nets that are told the time, so they are left out here.
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from remask.core.canvas import Canvas
+from remask.core.choose import exactly
+from remask.core.conditional import Conditional
+from remask.core.draw import Categorical, Draw
+from remask.core.sampler import Info, Law, State, start
+from remask.core.stream import Purpose, Stream
+from remask.core.refill import refill
+
+
+@dataclass(frozen=True)
+class FirstHitting:
+    """One random cell a step, exact: as many network calls as unknown cells."""
+
+    draw: Draw = field(default_factory=Categorical)
+
+    law = Law.EXACT
+
+    def init(self, stream: Stream, canvas: Canvas, conditional: Conditional) -> State:
+        """Nothing opened yet."""
+        del stream, conditional
+        return start(canvas)
+
+    def step(self, stream: Stream, state: State, conditional: Conditional) -> tuple[State, Info]:
+        """Open one masked cell of every row."""
+        masked = (state.tokens == conditional.alphabet.mask) & ~state.frozen
+        where = stream.uniform(state.step, Purpose.WHERE, state.tokens.shape[1])
+        one = torch.ones_like(state.step)
+        return refill(self.draw, stream, state, conditional, exactly(where, masked, one), masked)

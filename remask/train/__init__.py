@@ -1,0 +1,1 @@
+"""Training: objective + net + data + seed = a run."""

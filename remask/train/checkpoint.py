@@ -1,0 +1,220 @@
+"""Checkpoints: Hugging Face directories plus `remask.json`, written so that nothing good is ever lost.
+
+A run's directory is itself a checkpoint (the newest finished weights) and holds `checkpoints/checkpoint-N` with the
+training state to resume from. Every directory is written under a temporary name, flushed, checked and renamed; a
+partial one is never picked. Weights are safetensors, training state is read with `weights_only=True`, remote code is
+never run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from remask.core.alphabet import Alphabet
+from remask.core.conditional import Conditional
+from remask.core.errors import BadCheckpoint, BadInput, SaveFailed
+from remask.nets.hf import HuggingFaceNet
+
+FACTS = "remask.json"
+STAGING = ".staging"
+WEIGHTS = "model.safetensors"
+STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", FACTS)
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint.
+
+    facts: what `remask.json` says (objective, recipe, data fingerprint, metrics), empty for foreign directories.
+    """
+
+    net: HuggingFaceNet
+    tokenizer: Any
+    alphabet: Alphabet
+    facts: dict[str, Any]
+    path: str
+
+    @property
+    def length(self) -> int:
+        """The longest row the net can read."""
+        return self.net.length
+
+    def conditional(self, **rest: Any) -> Conditional:
+        """p(x_i | the visible rest); BadInput for a causal net, which has none."""
+        from remask.nets.conditional import NetConditional
+
+        if self.net.causal:
+            raise BadInput(
+                f"{self.path} is an autoregressive net, which cannot fill masks: use a masked one, "
+                "or transformers' generate() for text from left to right."
+            )
+        return NetConditional(self.net, self.alphabet, **rest)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config.json of a checkpoint; BadCheckpoint when the directory has none or a broken one."""
+    path = Path(path)
+    if not path.is_dir():
+        raise BadCheckpoint(f"there is no checkpoint directory at {path}: type the directory that --out named.")
+    file = path / "config.json"
+    if not file.is_file():
+        raise BadCheckpoint(f"{path} holds no config.json, so it is not a checkpoint: type the directory of a finished run.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or "model_type" not in config:
+            raise ValueError("no model_type in it")
+    except (ValueError, OSError) as error:
+        raise BadCheckpoint(f"{file} is damaged ({error}): restore it, or train again into another --out.") from error
+    return config
+
+
+def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
+    """The net of any checkpoint that transformers can open without running code from it.
+
+    causal: True or False to insist on a causal or a masked head, None to follow the config.
+    """
+    import transformers
+
+    from remask.nets import directional, hf, heads
+
+    config = read_config(path)
+    family = config["model_type"]
+    if family not in heads.FAMILIES:
+        raise BadCheckpoint(f"{path} is a '{family}' model: remask opens {', '.join(heads.FAMILIES)}.")
+    if not (Path(path) / WEIGHTS).is_file() and not (Path(path) / f"{WEIGHTS}.index.json").is_file():
+        raise BadCheckpoint(f"{path} holds no {WEIGHTS}: remask reads safetensors only, since other formats can run code.")
+    is_causal = family in hf.CAUSAL
+    if causal is not None and causal != is_causal:
+        wanted, came = ("a causal", "a masked") if causal else ("a masked", "a causal")
+        raise BadCheckpoint(f"{path} is {came} model ('{family}') and this objective needs {wanted} one: type another --init.")
+    directional.register()
+    opener = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
+    quiet = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        model, report = opener.from_pretrained(
+            str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, dtype="float32"
+        )
+    except Exception as error:  # transformers, safetensors and json each raise their own kinds
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadCheckpoint(f"{path} cannot be opened ({first}): the weights or the config are damaged.") from error
+    finally:
+        transformers.logging.set_verbosity(quiet)
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        names = ", ".join(missing[:3]) or str(report["mismatched_keys"][0])
+        raise BadCheckpoint(f"{path} lacks weights that its config asks for ({names} ...): it has no usable prediction head.")
+    return HuggingFaceNet(model.eval())
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Open a checkpoint: ours, or any Hugging Face masked language model with a tokenizer."""
+    from remask.data import tokenizers
+
+    net = load_net(path)
+    tokenizer = tokenizers.load(str(path))
+    file = Path(path) / FACTS
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise BadCheckpoint(f"{file} is damaged ({error}): restore it or delete it.") from error
+    return Checkpoint(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), facts, str(path))
+
+
+def write_net(directory: str | Path, net: HuggingFaceNet, tokenizer: Any, facts: Mapping[str, Any]) -> None:
+    """Write config, weights, tokenizer and facts into a directory, in place."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    net.model.save_pretrained(str(directory), safe_serialization=True)
+    tokenizer.save_pretrained(str(directory))
+    (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def flush(directory: Path) -> None:
+    """Force every file of a directory, and the directory, to the disk."""
+    for file in [*(f for f in directory.rglob("*") if f.is_file()), directory]:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sound(directory: Path, training: bool = True) -> bool:
+    """Whether a checkpoint directory is whole: every file there, the weights' header and length right."""
+    wanted = ("config.json", WEIGHTS, *(STATE if training else (FACTS,)))
+    if not all((directory / name).is_file() for name in wanted):
+        return False
+    try:
+        json.loads((directory / FACTS).read_text(encoding="utf-8"))
+        with (directory / WEIGHTS).open("rb") as file:
+            head = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(head))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return (directory / WEIGHTS).stat().st_size == 8 + head + max(ends)
+    except (ValueError, OSError, KeyError):
+        return False
+
+
+def commit(staged: Path, final: Path, training: bool = True) -> None:
+    """Flush, check, and rename a staged directory to its final name."""
+    flush(staged)
+    if not sound(staged, training):
+        raise SaveFailed(f"what was written to {staged} is not whole; the last good checkpoint is untouched.")
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(staged, final)
+    flush_parent(final)
+
+
+def flush_parent(path: Path) -> None:
+    """Make a rename itself durable."""
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(directory: Path, net: HuggingFaceNet, tokenizer: Any, facts: Mapping[str, Any]) -> None:
+    """Make a run's directory the checkpoint of these weights: each file replaced in one rename, facts last."""
+    staged = directory / STAGING / "publish"
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        write_net(staged, net, tokenizer, facts)
+        flush(staged)
+        if not sound(staged, training=False):
+            raise SaveFailed(f"what was written to {staged} is not whole; the last good checkpoint is untouched.")
+        for file in sorted(staged.iterdir(), key=lambda f: f.name == FACTS):
+            os.replace(file, directory / file.name)
+        flush_parent(directory / FACTS)
+    except OSError as error:
+        raise full(directory, error) from error
+    finally:
+        shutil.rmtree(directory / STAGING, ignore_errors=True)
+
+
+def full(directory: Path, error: Exception) -> SaveFailed:
+    """The sentence for a disk that would not take a checkpoint."""
+    return SaveFailed(
+        f"saving to {directory} failed ({error}): free some space and type the same command with --resume; "
+        "the last good checkpoint is untouched."
+    )
+
+
+def newest(run: str | Path) -> Path | None:
+    """The newest whole training checkpoint of a run, or None."""
+    found = (Path(run) / "checkpoints").glob("checkpoint-*")
+    numbered = sorted(((int(p.name.rsplit("-", 1)[1]), p) for p in found if p.name.rsplit("-", 1)[1].isdigit()), reverse=True)
+    return next((path for _, path in numbered if sound(path)), None)
+
+
+def prune(run: str | Path, keep: int = 2) -> None:
+    """Delete all but the newest training checkpoints."""
+    found = sorted((Path(run) / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    for path in found[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)

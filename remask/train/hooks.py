@@ -1,0 +1,158 @@
+"""Hooks on the training loop: the clock, the curve, the progress line, safe interruption, averaged weights."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback
+
+from remask.core.metric import Estimate
+from remask.train.budget import Budget
+from remask.train.history import History
+from remask.train.settings import Training
+
+AVERAGE = "average.safetensors"
+LOSSES = 10  # steps whose losses make one point of the curve
+Watch = Callable[[dict[str, Any]], None]
+
+
+class Average(TrainerCallback):
+    """An exponential moving average of the weights, with the warm-up min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, net: nn.Module, decay: float):
+        self.net, self.decay = net, decay
+        self.shadow = {n: p.detach().clone() for n, p in net.named_parameters()}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Move a little towards the newest weights."""
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        with torch.no_grad():
+            for name, parameter in self.net.named_parameters():
+                self.shadow[name].lerp_(parameter, 1 - decay)
+
+    def swap(self) -> None:
+        """Exchange the weights and their average; a second call undoes it."""
+        with torch.no_grad():
+            for name, parameter in self.net.named_parameters():
+                held = parameter.detach().clone()
+                parameter.copy_(self.shadow[name])
+                self.shadow[name].copy_(held)
+
+    def save(self, directory: Path) -> None:
+        """Write the average beside the weights."""
+        save_file({n: t.contiguous() for n, t in self.shadow.items()}, directory / AVERAGE)
+
+    def load(self, directory: Path) -> None:
+        """Read it back."""
+        self.shadow = load_file(directory / AVERAGE)
+
+
+class Clock(TrainerCallback):
+    """Keeps the budget, takes the held-out bound on schedule, asks for checkpoints, and tells who watches.
+
+    evaluate: () -> estimates of held-out text; watch: called after every step with what a progress line shows.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        settings: Training,
+        history: History,
+        evaluate: Callable[[], dict[str, Estimate]],
+        watch: Watch,
+        tokens_per_step: int,
+    ):
+        self.budget, self.settings, self.history = budget, settings, history
+        self.evaluate, self.watch, self.tokens_per_step = evaluate, watch, tokens_per_step
+        self._losses: list[float] = []
+        self._parts = 0.0
+        self.bound: Estimate | None = None
+        self.interrupted = False
+        self._rate_since = (0.0, 0)
+        self._saved_at = 0.0
+        self._evaluated = 0
+        self._handler: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Start the clock; from here on Ctrl-C means: finish the step, save, stop."""
+        self._saved_at = self.budget.seconds
+        self._rate_since = (self.budget.seconds, self.budget.step)
+        self._evaluated = int(self.budget.progress * self.settings.evaluations)
+        try:
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        except ValueError:  # not the main thread: whoever started it handles Ctrl-C
+            self._handler = None
+        self.budget.start()
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """After every optimizer step."""
+        self.budget.step = state.global_step
+        self._losses.append(self._parts)
+        self._parts = 0.0
+        due = int(self.budget.progress * self.settings.evaluations)
+        if due > self._evaluated and not self.budget.spent:
+            self._evaluated = due
+            self._take_bound(state)
+        self.watch(self.line())
+        if len(self._losses) == LOSSES:
+            self.flush()
+        if self.interrupted or self.budget.spent:
+            control.should_training_stop = True
+        every = self.settings.save_steps
+        if every is not None:
+            control.should_save = state.global_step % every == 0
+        elif self.budget.seconds - self._saved_at >= 60 * self.settings.save_minutes:
+            control.should_save = True
+            self._saved_at = self.budget.seconds
+        control.should_save = control.should_save or control.should_training_stop
+
+    def part(self, loss: float) -> None:
+        """The loss of one forward pass; the parts of a step add up."""
+        self._parts += loss
+
+    def flush(self) -> None:
+        """Write the mean of the losses gathered."""
+        if self._losses:
+            step = self.budget.step
+            mean = sum(self._losses) / len(self._losses)
+            self.history.add(step=step, tokens=step * self.tokens_per_step, seconds=self.budget.seconds, loss=mean)
+            self._losses.clear()
+
+    def _take_bound(self, state: Any) -> None:
+        self.budget.pause()
+        metrics = self.evaluate()
+        self.bound = metrics.get("bits_per_byte", metrics["nats_per_token"])
+        self.history.bound(
+            state.global_step, state.global_step * self.tokens_per_step, self.budget.seconds, metrics
+        )
+        self.budget.start()
+
+    def line(self) -> dict[str, Any]:
+        """What a progress line shows."""
+        seconds, steps = self.budget.seconds - self._rate_since[0], self.budget.step - self._rate_since[1]
+        return {
+            "step": self.budget.step,
+            "progress": self.budget.progress,
+            "loss": self._losses[-1] if self._losses else None,
+            "bound": self.bound,
+            "tokens_per_second": steps * self.tokens_per_step / seconds if seconds > 0 else None,
+            "left": self.budget.left,
+        }
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Stop the clock and give Ctrl-C back."""
+        self.budget.pause()
+        self.flush()
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)

@@ -1,0 +1,312 @@
+"""A run: objective + net + data + settings + seed, in a directory that can be resumed and read by transformers.
+
+    DIR/config.json, model.safetensors, tokenizer files, remask.json    the newest finished weights
+    DIR/recipe.json                                                     what reproduces the run
+    DIR/history.jsonl, tensorboard/                                     its curve
+    DIR/checkpoints/checkpoint-N                                        what --resume goes on from
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import remask
+from remask.core.errors import BadData, BadInput, OutputExists, UnknownName
+from remask.core.metric import Estimate
+from remask.data.corpus import Corpus, prepare
+from remask.data.pack import Rows
+from remask.data.tokenizers import alphabet as alphabet_of
+from remask.nets import encoder
+from remask.nets.hf import HuggingFaceNet
+from remask.objectives import OBJECTIVES
+from remask.train import checkpoint
+from remask.train.budget import Budget
+from remask.train.evaluate import weigh
+from remask.train.history import History
+from remask.train.hooks import Average, Clock, Watch
+from remask.train.learner import Learner
+from remask.train.loader import Loader
+from remask.train.settings import Training
+
+RECIPE = "recipe.json"
+CURVE_ROWS = 64  # held-out rows weighed along the way; the final figure uses all of them
+MAY_CHANGE = frozenset({"steps", "minutes", "save_minutes", "save_steps", "evaluations"})  # on --resume
+
+
+@dataclass(frozen=True)
+class Text:
+    """What to train on."""
+
+    data: tuple[str, ...] = ("embedded",)
+    """Texts: files (.txt, .jsonl, .parquet, plain or .gz), folders, hf:DATASET, or 'embedded' (ships with Python)."""
+    valid: tuple[str, ...] = ()
+    """Texts to judge by; default: a tenth of the data is held out by document."""
+    tokenizer: str | None = None
+    """bpe:SIZE, byte, character, or a Hugging Face tokenizer directory; default bpe:4096, or the one of --init."""
+    length: int = 128
+    """Tokens in a row."""
+    column: str = "text"
+    """Field of JSONL, Parquet and hub records that holds the text."""
+    document: str = "file"
+    """What one document of a plain text is: file, paragraph or line."""
+    unique: bool | None = None
+    """Drop paragraphs that recur before splitting; default: only for 'embedded', where a third of the text recurs."""
+    share: float = 0.1
+    """Share of the characters that is held out when there is no --valid."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to train."""
+
+    net: str = "mini"
+    """Size of a fresh net: tiny, mini, small or medium."""
+    init: str | None = None
+    """Start from this Hugging Face directory instead of a fresh net."""
+    directional_heads: bool | None = None
+    """Fixed left/right/free attention bias; default on for tiny and mini. Off = a plain ModernBERT checkpoint."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run depends on."""
+
+    objective: str
+    training: Training
+    text: Text = field(default_factory=Text)
+    start: Start = field(default_factory=Start)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Result(NamedTuple):
+    """Where the run is, what it reached, and the text it used."""
+
+    path: Path
+    metrics: dict[str, Estimate]
+    corpus: Corpus
+    net: HuggingFaceNet
+    facts: dict[str, Any]
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def claim(out: str | Path, recipe: Recipe, resume: bool, overwrite: bool) -> Path:
+    """Make the output directory ours, or refuse; returns it with the recipe written."""
+    run = Path(out)
+    if resume and overwrite:
+        raise BadInput("--resume and --overwrite came together: type one of them.")
+    ours = (run / RECIPE).is_file() or (run / checkpoint.FACTS).is_file()
+    if run.exists() and not run.is_dir():
+        raise OutputExists(f"{run} is a file: type another --out.")
+    occupied = run.is_dir() and any(run.iterdir())
+    if occupied and not ours:
+        raise OutputExists(f"{run} holds files that are not a remask run: type another --out.")
+    if occupied and not resume and not overwrite:
+        raise OutputExists(f"{run} holds another run: type --resume to go on with it, --overwrite to replace it, or another --out.")
+    if resume and not (run / RECIPE).is_file():
+        raise BadInput(f"there is no run to resume in {run}: type the directory of a started run, or leave out --resume.")
+    if resume:
+        _same(run, recipe)
+        return run
+    if occupied:
+        shutil.rmtree(run)
+    run.mkdir(parents=True, exist_ok=True)
+    save_recipe(run, _plain(recipe))
+    return run
+
+
+def save_recipe(run: Path, recipe: dict[str, Any]) -> None:
+    """Write recipe.json in one rename."""
+    temporary = run / f"{RECIPE}.part"
+    temporary.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, run / RECIPE)
+
+
+def _same(run: Path, recipe: Recipe) -> None:
+    """Refuse to resume with another recipe."""
+    before, now = json.loads((run / RECIPE).read_text(encoding="utf-8")), _plain(recipe)
+    for room in ("objective", "fields", "text", "start", "training"):
+        old, new = before[room], now[room]
+        if not isinstance(old, dict):
+            old, new = {room: old}, {room: new}
+        for name in sorted(set(old) | set(new)):
+            if name not in MAY_CHANGE and old.get(name) != new.get(name):
+                raise BadInput(
+                    f"{run} was started with {name} = {old.get(name)!r} and now {new.get(name)!r} came: "
+                    "resume with the same flags, or type --overwrite to start anew."
+                )
+
+
+def _net(recipe: Recipe, corpus_alphabet: Any, causal: bool) -> HuggingFaceNet:
+    start, length = recipe.start, recipe.text.length
+    if start.init is None:
+        return encoder.build(
+            start.net,
+            corpus_alphabet,
+            length,
+            causal=causal,
+            directional_heads=start.directional_heads,
+            seed=recipe.training.seed,
+        )
+    net = checkpoint.load_net(start.init, causal=causal)
+    if length > net.length:
+        raise BadInput(f"--length {length} is beyond the {net.length} that {start.init} can read: type a smaller one.")
+    return net
+
+
+def _corpus(recipe: Recipe, run: Path, resume: bool) -> Corpus:
+    text = recipe.text
+    tokenizer = text.tokenizer or recipe.start.init or "bpe:4096"
+    if resume and (run / "tokenizer.json").is_file():
+        tokenizer = str(run)
+    unique = "embedded" in text.data if text.unique is None else text.unique
+    return prepare(
+        text.data,
+        valid=text.valid,
+        tokenizer=tokenizer,
+        length=text.length,
+        share=text.share,
+        seed=recipe.training.seed,
+        column=text.column,
+        document=text.document,
+        unique=unique,
+    )
+
+
+def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet) -> dict[str, Any]:
+    import transformers
+
+    return {
+        "remask": remask.__version__,
+        "objective": {"name": recipe.objective, **recipe.fields},
+        "recipe": _plain(recipe),
+        "data": {"fingerprint": corpus.fingerprint, **corpus.notes},
+        "alphabet": {**alphabet._asdict(), "special": sorted(alphabet.special)},
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    watch: Watch = lambda line: None,
+    told: Callable[[str, dict[str, Any]], None] = lambda event, what: None,
+) -> Result:
+    """Train, and leave a checkpoint in `out`.
+
+    watch: called after every step with what a progress line shows; told: called at milestones (`corpus`, `resumed`,
+    `trained`) with plain data. Raises the errors of core/errors.py; what was saved before stays whole.
+    """
+    if recipe.objective not in OBJECTIVES:
+        raise UnknownName("objective", recipe.objective, OBJECTIVES)
+    objective = OBJECTIVES.load(recipe.objective)(**recipe.fields)
+    if recipe.start.net not in encoder.SIZES:
+        raise UnknownName("net", recipe.start.net, encoder.SIZES)
+    if recipe.start.init is not None:
+        checkpoint.read_config(recipe.start.init)
+    run = Path(out)
+    if resume:
+        claim(out, recipe, resume, overwrite)
+    corpus = _corpus(recipe, run, resume)
+    alphabet = alphabet_of(corpus.tokenizer)
+    net = _net(recipe, alphabet, objective.causal)
+    if net.vocabulary > alphabet.size:
+        alphabet = alphabet._replace(size=net.vocabulary)
+    if not resume:  # only now: a bad text or checkpoint must not cost an old run
+        claim(out, recipe, resume, overwrite)
+        corpus.tokenizer.save_pretrained(str(run))
+    facts = _facts(recipe, corpus, alphabet, net)
+    told("corpus", {**facts["data"], "parameters": facts["parameters"]})
+    found = checkpoint.newest(run) if resume else None
+    if found is not None:
+        _check_text(found, corpus)
+        told("resumed", {"from": str(found)})
+    return _fit(recipe, run, objective, net, corpus, alphabet, facts, found, watch, told)
+
+
+def _check_text(found: Path, corpus: Corpus) -> None:
+    before = json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8"))["data"]["fingerprint"]
+    if before != corpus.fingerprint:
+        raise BadData(
+            f"the text has changed since the run was started (fingerprint {before} then, {corpus.fingerprint} now): "
+            "restore it, or start anew with --overwrite."
+        )
+
+
+def _fit(
+    recipe: Recipe,
+    run: Path,
+    objective: Any,
+    net: HuggingFaceNet,
+    corpus: Corpus,
+    alphabet: Any,
+    facts: dict[str, Any],
+    found: Path | None,
+    watch: Watch,
+    told: Callable[[str, dict[str, Any]], None],
+) -> Result:
+    from remask.train.trainer import MaskedTrainer
+
+    settings = recipe.training
+    budget = Budget(settings)
+    resume_step = int(found.name.rsplit("-", 1)[1]) if found is not None else 0
+    history = History(run, resume_step)
+    loader = Loader(
+        objective, corpus.train, alphabet, batch=settings.batch, accumulate=settings.accumulate, seed=settings.seed
+    )
+    average = Average(net, settings.ema) if settings.ema > 0 else None
+    few = corpus.valid.select(spread(len(corpus.valid.tokens), CURVE_ROWS))
+    clock = Clock(
+        budget,
+        settings,
+        history,
+        lambda: weigh(net, alphabet, few, draws=2, seed=settings.seed),
+        watch,
+        loader.slots * recipe.text.length,
+    )
+    trainer = MaskedTrainer(
+        Learner(objective, net),
+        loader,
+        budget,
+        settings,
+        run,
+        corpus.tokenizer,
+        facts,
+        recipe.start.init is None,
+        clock.part,
+        average,
+        [clock] if average is None else [average, clock],
+    )
+    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    told("trained", trainer.record())
+    if average is not None:
+        average.swap()
+    metrics = weigh(net, alphabet, corpus.valid, seed=settings.seed)
+    history.bound(budget.step, trainer.record()["tokens"], budget.seconds, metrics)
+    history.close()
+    facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
+    checkpoint.publish(run, net, corpus.tokenizer, facts)
+    return Result(run, metrics, corpus, net.eval(), facts)
+
+
+def spread(rows: int, wanted: int) -> list[int]:
+    """At most `wanted` row numbers, evenly spread."""
+    return sorted({round(i * (rows - 1) / max(wanted - 1, 1)) for i in range(min(rows, wanted))})
+
+
