@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -18,9 +19,8 @@ AUTO = "transformers.models.auto.modeling_auto"
 
 
 def _register() -> None:
-    from remask.nets.directional import register
-
-    register()
+    # the module registers its classes when it is imported; it may be half imported now, and will then do so itself
+    import_module("remask.nets.directional")
 
 
 class _RegisterAfter(Loader):

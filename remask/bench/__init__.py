@@ -1,0 +1,5 @@
+"""Benches: speed as ratios in one run against named baselines, with the quality beside it."""
+
+from remask.core.table import Table
+
+BENCHES = Table("bench", {"train": "remask.bench.train:Train"})

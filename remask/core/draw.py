@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from remask.core.errors import BadInput
+
 BLOCK = 128  # tokens summed together: the CDF is searched over blocks first, then inside one block
 CHUNK = 64  # rows handled at a time, so that the scratch space stays in the cache
 
@@ -42,8 +44,10 @@ def inverse_cdf(log_prob: Tensor, uniform: Tensor) -> Tensor:
 
 def _invert(log_prob: Tensor, uniform: Tensor) -> Tensor:
     rows, size = log_prob.shape
+    if log_prob.dtype != torch.float64:
+        log_prob = log_prob.float()  # a bfloat16 difference would move rare tokens by percents
     prob = (log_prob - log_prob.amax(1, keepdim=True)).exp()
-    prob = torch.nn.functional.pad(prob, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    prob = torch.nn.functional.pad(prob, (0, -size % BLOCK)).view(rows, -(-size // BLOCK), BLOCK)
     edges = prob.sum(2, dtype=torch.float64).cumsum(1)
     total = edges[:, -1:]
     # u * total may round up to total, where no token lies
@@ -87,6 +91,10 @@ class Nucleus:
 
     top_p: float = 0.9
     joint: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"nucleus sampling came with top_p {self.top_p}: it must lie in (0, 1].")
 
     def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
         """Tokens [N]."""

@@ -63,7 +63,7 @@ class UnknownName(UserError):
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         known = sorted(known)
         close = get_close_matches(name, known, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
+        hint = f"; did you mean '{close[0]}'?" if close else "."
         super().__init__(f"there is no {kind} named '{name}'{hint} Known: {', '.join(known)}.")
 
 

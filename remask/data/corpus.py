@@ -23,6 +23,7 @@ class Corpus(NamedTuple):
     train, valid: packed rows; no passage of `valid` stands in `train` where the split was drawn here.
     tokenizer: trained on the training text only, or the one that was given.
     fingerprint: 16 hex digits of the texts on both sides.
+    held: the held-out texts themselves.
     notes: plain data for records: per side the documents, characters, bytes, tokens (ends not counted) and rows;
         `repeats` dropped; `held_out` names (at most 50); `shared_passages` (0 unless `valid` was given and leaks).
     """
@@ -31,6 +32,7 @@ class Corpus(NamedTuple):
     valid: Rows
     tokenizer: PreTrainedTokenizerFast
     fingerprint: str
+    held: tuple[str, ...]
     notes: dict[str, Any]
 
 
@@ -76,7 +78,8 @@ def prepare(
     }
     # The prints of the two sides, as two texts: moving a document across the split changes the whole.
     sides = [Document("", split.fingerprint(train)), Document("", split.fingerprint(held))]
-    return Corpus(train_rows, valid_rows, tokenizer, split.fingerprint(sides), notes)
+    texts = tuple(one.text for one in held)
+    return Corpus(train_rows, valid_rows, tokenizer, split.fingerprint(sides), texts, notes)
 
 
 def _side(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadCheckpoint, BadData, BadInput, UnknownName
@@ -56,7 +56,8 @@ def train_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIAL),
+        # a blank takes the space before it with it, as the tokens that may fill it do (" if" is one token)
+        special_tokens=[AddedToken(name, lstrip=name == MASK, normalized=False, special=True) for name in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

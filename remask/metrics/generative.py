@@ -14,6 +14,8 @@ from torch import Tensor
 
 from remask.core.metric import Estimate, exponential, ratio
 
+LAW = "of samples"
+
 
 def unigram_entropy(tokens: Tensor) -> Tensor:
     """Entropy in nats of each row's own token frequencies, [R]."""

@@ -24,6 +24,8 @@ from remask.metrics.units import in_units
 ESTIMATORS = ("count", "time")
 SMALLEST_TIME = 1e-4  # the `time` estimator leaves out this share of the noise levels, and with it at most this share of the bound
 
+LAW = "upper bound"
+
 
 def draws_of_rows(
     conditional: Conditional,

@@ -18,6 +18,8 @@ from torch import Tensor
 from remask.core.metric import Estimate
 from remask.metrics.units import in_units
 
+LAW = "exact"
+
 
 class _Level(NamedTuple):
     """Counts of one order: sorted keys of (history, token) and of histories."""

@@ -57,8 +57,9 @@ class _TotalNLL(torch.autograd.Function):
         cell_weight: Tensor,
         ban: int | None,
         dtype: torch.dtype,
+        needs: bool,
     ) -> Tensor:
-        needs = any(ctx.needs_input_grad[:3])
+        needs = needs and any(ctx.needs_input_grad[:3])
         h, w = hidden.to(dtype), weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float64)
         grad_hidden = torch.empty_like(hidden) if needs else None
@@ -86,7 +87,7 @@ class _TotalNLL(torch.autograd.Function):
         (scale,) = upstream
         saved = [grad * scale.to(grad.dtype) for grad in ctx.saved_tensors]
         grad_bias = saved[2] if len(saved) > 2 else None
-        return saved[0], saved[1], grad_bias, None, None, None, None
+        return saved[0], saved[1], grad_bias, None, None, None, None, None
 
 
 class _NLL(torch.autograd.Function):
@@ -120,7 +121,7 @@ class _NLL(torch.autograd.Function):
         with torch.enable_grad():
             # the upstream gradient is the cell weight of the fused form, whose gradients then are this one's
             bias = leaves[2] if rest else None
-            total = _TotalNLL.apply(*leaves[:2], bias, targets, upstream[0], ctx.ban, ctx.dtype)
+            total = _TotalNLL.apply(*leaves[:2], bias, targets, upstream[0], ctx.ban, ctx.dtype, True)
             grads = torch.autograd.grad(total, leaves)
         return grads[0], grads[1], grads[2] if rest else None, None, None, None
 
@@ -132,7 +133,8 @@ def total_nll(
 
     hidden: [N, D]; weight: [V, D]; bias: [V] or None; targets: [N] int64; ban: an id of probability zero.
     """
-    return _TotalNLL.apply(hidden, weight, bias, targets, cell_weight, ban, _compute_dtype(hidden))
+    needs = torch.is_grad_enabled()  # inside the function it never is, and needs_input_grad is true under no_grad too
+    return _TotalNLL.apply(hidden, weight, bias, targets, cell_weight, ban, _compute_dtype(hidden), needs)
 
 
 def nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ban: int | None = None) -> Tensor:

@@ -99,7 +99,8 @@ class DirectionalModel(ModernBertModel):
         if cached is None or cached.shape[-1] != length or cached.device != device:
             directions, slopes = self.config.head_directions, self.config.head_slopes
             assert directions is not None and slopes is not None
-            cached = directional_bias(directions, slopes, offsets(length, length, device))
+            with torch.inference_mode(False):  # or the cached tensor could not be used in training afterwards
+                cached = directional_bias(directions, slopes, offsets(length, length, device))
             self._cached_bias = cached
         return cached
 

@@ -67,7 +67,9 @@ def build(
         raise UnknownName("net", net, SIZES)
     size = SIZES[net]
     directional = size.directional if directional_heads is None else directional_heads
-    end = alphabet.end
+    pad, end = alphabet.pad, alphabet.end
+    if causal:  # the decoder's config insists on ids: the mask stands in, which its texts never hold
+        pad, end = (alphabet.mask if x is None else x for x in (pad, end))
     common: dict[str, Any] = {
         "vocab_size": alphabet.size,
         "hidden_size": size.width,
@@ -77,14 +79,14 @@ def build(
         "max_position_embeddings": length,
         "layer_types": ["full_attention"] * size.layers,
         "rope_parameters": _rope(10_000.0),
-        "pad_token_id": alphabet.pad,
+        "pad_token_id": pad,
         "eos_token_id": end,
         "bos_token_id": end,
         "cls_token_id": end,
         "sep_token_id": end,
     }
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
         return HuggingFaceNet(_model(common, size.heads, causal, directional, alphabet.mask))
 
 

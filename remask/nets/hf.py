@@ -31,6 +31,8 @@ class HuggingFaceNet(nn.Module):
         super().__init__()
         head_of(model)  # an unknown family fails here and not in the first step
         self.model = model
+        if "modernbert" in self.family and self.family not in DIRECTIONAL:
+            model.set_attn_implementation("sdpa")  # takes our bool masks; eager attention would add them as numbers
 
     @property
     def family(self) -> str:
@@ -45,8 +47,13 @@ class HuggingFaceNet(nn.Module):
     @property
     def length(self) -> int:
         """The longest row that the model can read."""
-        longest = int(self.model.config.max_position_embeddings)
-        return longest - 2 if "roberta" in self.family or self.family == "camembert" else longest
+        return int(self.model.config.max_position_embeddings) - self._first_position
+
+    @property
+    def _first_position(self) -> int:
+        """Number of a row's first position: RoBERTa's relatives count on from their padding id."""
+        offset = "roberta" in self.family or self.family == "camembert"
+        return int(self.model.config.pad_token_id) + 1 if offset else 0
 
     @property
     def vocabulary(self) -> int:
@@ -69,7 +76,8 @@ class HuggingFaceNet(nn.Module):
             return self._modernbert(tokens, positions, apart, attend)
         if apart is not None and documents is not None:
             return self._unpacked(tokens, documents, attend)
-        return self._trunk(tokens, None if attend is None else attend.long(), position_ids=positions)
+        place = None if positions is None else positions + self._first_position
+        return self._trunk(tokens, None if attend is None else attend.long(), position_ids=place)
 
     def _trunk(self, tokens: Tensor, mask: Any, **rest: Any) -> Tensor:
         rest = {name: value for name, value in rest.items() if value is not None}

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from remask.core.errors import UnknownName
+
 
 def same_document(documents: Tensor) -> Tensor | None:
     """[B, 1, L, L] bool, or None when every row holds one document (nothing to separate)."""
@@ -41,7 +43,7 @@ def directional_bias(directions: Sequence[str], slopes: Sequence[float], offset:
     """Additive attention bias [H, L, K], float32: a fixed direction and distance penalty for each head.
 
     A `left` head sees keys at or before the query, a `right` head at or after it, a `free` head both; all pay
-    slope * |distance| (Press et al. 2022, arXiv 2108.12409, made one-sided).
+    slope * |distance| (Press et al. 2022, arXiv 2108.12409, made one-sided). Raises UnknownName for any other direction.
     """
     heads = []
     for direction, slope in zip(directions, slopes, strict=True):
@@ -50,5 +52,7 @@ def directional_bias(directions: Sequence[str], slopes: Sequence[float], offset:
             bias = bias.masked_fill(offset < 0, -torch.inf)
         elif direction == RIGHT:
             bias = bias.masked_fill(offset > 0, -torch.inf)
+        elif direction != FREE:
+            raise UnknownName("head direction", direction, (LEFT, RIGHT, FREE))
         heads.append(bias)
     return torch.stack(heads)

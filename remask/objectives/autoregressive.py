@@ -1,6 +1,6 @@
 """Autoregressive: the same trunk, causal, learning p(x_i | x_<i). The baseline that every frontier needs.
 
-The end token opens every document, so that all L tokens of a row are predicted and the sum is the exact -log p of the
+Factorises p(x) = prod_i p(x_i | x_<i) (Shannon 1951; Radford et al. 2018). The end token opens every document, so that all L tokens of a row are predicted and the sum is the exact -log p of the
 row, comparable with a masked model's bound token by token.
 Shapes: B batch, L length.
 """
@@ -31,6 +31,7 @@ class Autoregressive:
     """Left to right (the baseline): predict every token from the ones before it; the likelihood is exact."""
 
     causal = True
+    law = "exact"
     bounds = True
 
     def corrupt(self, batch: Batch, stream: Stream) -> Question:

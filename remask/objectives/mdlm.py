@@ -43,6 +43,7 @@ class MDLM:
     """Noise levels of the elbo and flat weightings are drawn from [smallest_time, 1]; the bound below it is dropped."""
 
     causal = False
+    law = "upper bound"
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:

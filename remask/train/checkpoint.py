@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from remask.nets.hf import HuggingFaceNet
 FACTS = "remask.json"
 STAGING = ".staging"
 WEIGHTS = "model.safetensors"
-STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", FACTS)
+STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", FACTS)
 
 
 class Checkpoint(NamedTuple):
@@ -53,6 +54,22 @@ class Checkpoint(NamedTuple):
                 "or transformers' generate() for text from left to right."
             )
         return NetConditional(self.net, self.alphabet, **rest)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' notes and progress bars, for things that take a moment."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -93,17 +110,14 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
         raise BadCheckpoint(f"{path} is {came} model ('{family}') and this objective needs {wanted} one: type another --init.")
     directional.register()
     opener = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
-    quiet = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
     try:
-        model, report = opener.from_pretrained(
-            str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, dtype="float32"
-        )
+        with quiet():
+            model, report = opener.from_pretrained(
+                str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, dtype="float32"
+            )
     except Exception as error:  # transformers, safetensors and json each raise their own kinds
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadCheckpoint(f"{path} cannot be opened ({first}): the weights or the config are damaged.") from error
-    finally:
-        transformers.logging.set_verbosity(quiet)
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         names = ", ".join(missing[:3]) or str(report["mismatched_keys"][0])
@@ -129,7 +143,8 @@ def write_net(directory: str | Path, net: HuggingFaceNet, tokenizer: Any, facts:
     """Write config, weights, tokenizer and facts into a directory, in place."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    net.model.save_pretrained(str(directory), safe_serialization=True)
+    with quiet():
+        net.model.save_pretrained(str(directory))
     tokenizer.save_pretrained(str(directory))
     (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -148,6 +163,8 @@ def sound(directory: Path, training: bool = True) -> bool:
     """Whether a checkpoint directory is whole: every file there, the weights' header and length right."""
     wanted = ("config.json", WEIGHTS, *(STATE if training else (FACTS,)))
     if not all((directory / name).is_file() for name in wanted):
+        return False
+    if training and not any(directory.glob("rng_state*.pth")):  # one for each process
         return False
     try:
         json.loads((directory / FACTS).read_text(encoding="utf-8"))

@@ -14,12 +14,14 @@ from remask.core.metric import Estimate, ratio
 from remask.core.stream import Stream
 from remask.data.pack import Rows
 from remask.data.tokenizers import encode
-from remask.metrics.likelihood import likelihood, nats_of_rows
+from remask.metrics.likelihood import likelihood, nats_of_cells
 from remask.metrics.nelbo import draws_of_rows, nelbo
 from remask.nets.conditional import NetConditional
 from remask.nets.hf import HuggingFaceNet
 from remask.objectives.autoregressive import shifted
 from remask.train.checkpoint import Checkpoint
+
+GROUP = 64  # windows scored together
 
 
 def weigh(
@@ -58,25 +60,32 @@ def score(
     Texts longer than the net's rows are cut into windows whose bounds are added. An empty text has 0 nats.
     """
     length = checkpoint.length
-    results = []
-    for number, ids in enumerate(e.ids for e in encode(checkpoint.tokenizer, list(texts))):
-        windows = [ids[i : i + length] for i in range(0, len(ids), length)]
-        parts = [_window(checkpoint, w, seed, number, k, draws, estimator) for k, w in enumerate(windows)]
-        error = sum(p.stderr**2 for p in parts) ** 0.5
-        results.append(Estimate(sum(p.value for p in parts), error, "nats", len(ids)))
-    return results
+    encoded = [e.ids for e in encode(checkpoint.tokenizer, list(texts))]
+    windows = [(text, ids[i : i + length]) for text, ids in enumerate(encoded) for i in range(0, len(ids), length)]
+    values, errors = [0.0] * len(encoded), [0.0] * len(encoded)
+    order = sorted(range(len(windows)), key=lambda w: len(windows[w][1]))  # like lengths together: little padding
+    for first in range(0, len(order), GROUP):
+        group = order[first : first + GROUP]
+        for w, part in zip(group, _group(checkpoint, [windows[w][1] for w in group], group, seed, draws, estimator)):
+            values[windows[w][0]] += part.value
+            errors[windows[w][0]] += part.stderr**2
+    return [Estimate(v, e**0.5, "nats", len(ids)) for v, e, ids in zip(values, errors, encoded)]
 
 
-def _window(
-    checkpoint: Checkpoint, ids: list[int], seed: int, number: int, window: int, draws: int, estimator: str
-) -> Estimate:
-    tokens = torch.tensor([ids], dtype=torch.int64)
-    documents = torch.zeros_like(tokens)
-    if checkpoint.net.causal:
+def _group(
+    checkpoint: Checkpoint, rows: list[list[int]], numbers: list[int], seed: int, draws: int, estimator: str
+) -> list[Estimate]:
+    """One estimate a row; rows are padded to one length, and the padding is neither seen nor counted."""
+    longest = max(map(len, rows))
+    pad = checkpoint.alphabet.pad or 0
+    tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    among = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
+    if checkpoint.net.causal:  # padding comes after the text, where a causal net cannot see it
+        documents = torch.zeros_like(tokens)
         inputs = shifted(tokens, documents, checkpoint.alphabet.end)
-        nats = nats_of_rows(checkpoint.net, inputs, tokens, documents, checkpoint.alphabet)
-        return Estimate(float(nats[0]), 0.0, "nats", len(ids))
-    stream = Stream.of(seed, torch.tensor([number])).child(window)
-    # all draws of one text make one batch: `draws` rows, each with the noise level of its own stratum
-    values = draws_of_rows(checkpoint.conditional(), tokens, stream, draws=draws, estimator=estimator)[0]
-    return ratio(values.tolist(), [1.0] * draws, "nats")
+        nats = nats_of_cells(checkpoint.net, inputs, tokens, documents, checkpoint.alphabet)
+        return [Estimate(float(n), 0.0, "nats", 1) for n in (nats * among).sum(1)]
+    stream = Stream.of(seed, torch.tensor(numbers))
+    conditional = checkpoint.conditional(attend=among)
+    values = draws_of_rows(conditional, tokens, stream, draws=draws, estimator=estimator, among=among)
+    return [ratio(row.tolist(), [1.0] * draws, "nats") for row in values]

@@ -12,16 +12,24 @@ FILE = "history.jsonl"
 
 
 class History:
-    """Appends points; on resume, forgets the ones after the step that training goes on from."""
+    """Appends points; on resume, forgets the ones after the step that training goes on from.
 
-    def __init__(self, run: Path, resume_step: int):
-        self.path = run / FILE
+    writes: False on all but one of several processes.
+    """
+
+    def __init__(self, run: Path, resume_step: int, writes: bool = True):
+        self.path, self.writes = run / FILE, writes
+        self._board: Any = None
+        if not writes:
+            return
         kept = [p for p in read(run) if p["step"] <= resume_step] if resume_step else []
         self.path.write_text("".join(json.dumps(p) + "\n" for p in kept), encoding="utf-8")
         self._board = _board(run, resume_step)
 
     def add(self, **point: Any) -> None:
         """One point: step, tokens, seconds and what was measured."""
+        if not self.writes:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
         if self._board is not None:

@@ -39,6 +39,7 @@ from remask.train.settings import Training
 
 RECIPE = "recipe.json"
 CURVE_ROWS = 64  # held-out rows weighed along the way; the final figure uses all of them
+FINAL_DRAWS, FINAL_WORK = 8, 4096  # masks per row in the last weighing, fewer where there are many rows
 MAY_CHANGE = frozenset({"steps", "minutes", "save_minutes", "save_steps", "evaluations"})  # on --resume
 
 
@@ -99,6 +100,11 @@ class Result(NamedTuple):
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(recipe)))
+
+
+def rank() -> int:
+    """This process's number among those that torchrun started; 0 writes the files."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def claim(out: str | Path, recipe: Recipe, resume: bool, overwrite: bool) -> Path:
@@ -184,6 +190,18 @@ def _corpus(recipe: Recipe, run: Path, resume: bool) -> Corpus:
     )
 
 
+def again(facts: dict[str, Any], run: str | Path) -> Corpus:
+    """The text of a finished run, read anew; BadData when it has changed."""
+    recipe = facts["recipe"]
+    text = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe["text"].items()}
+    plan = Recipe(
+        recipe["objective"], Training(**recipe["training"]), Text(**text), Start(**recipe["start"]), recipe["fields"]
+    )
+    corpus = _corpus(plan, Path(run), resume=True)
+    _check_text(facts, corpus)
+    return corpus
+
+
 def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet) -> dict[str, Any]:
     import transformers
 
@@ -207,11 +225,12 @@ def train(
     overwrite: bool = False,
     watch: Watch = lambda line: None,
     told: Callable[[str, dict[str, Any]], None] = lambda event, what: None,
+    command: str = "",
 ) -> Result:
     """Train, and leave a checkpoint in `out`.
 
     watch: called after every step with what a progress line shows; told: called at milestones (`corpus`, `resumed`,
-    `trained`) with plain data. Raises the errors of core/errors.py; what was saved before stays whole.
+    `trained`) with plain data; command: what was typed, for the record. Raises the errors of core/errors.py; what was saved before stays whole.
     """
     if recipe.objective not in OBJECTIVES:
         raise UnknownName("objective", recipe.objective, OBJECTIVES)
@@ -220,6 +239,8 @@ def train(
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
     if recipe.start.init is not None:
         checkpoint.read_config(recipe.start.init)
+    if recipe.training.minutes is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("--minutes came with several processes, whose clocks differ: type --steps N instead.")
     run = Path(out)
     if resume:
         claim(out, recipe, resume, overwrite)
@@ -228,20 +249,20 @@ def train(
     net = _net(recipe, alphabet, objective.causal)
     if net.vocabulary > alphabet.size:
         alphabet = alphabet._replace(size=net.vocabulary)
-    if not resume:  # only now: a bad text or checkpoint must not cost an old run
+    if not resume and rank() == 0:  # only now: a bad text or checkpoint must not cost an old run
         claim(out, recipe, resume, overwrite)
         corpus.tokenizer.save_pretrained(str(run))
-    facts = _facts(recipe, corpus, alphabet, net)
+    facts = {**_facts(recipe, corpus, alphabet, net), "command": command}
     told("corpus", {**facts["data"], "parameters": facts["parameters"]})
     found = checkpoint.newest(run) if resume else None
     if found is not None:
-        _check_text(found, corpus)
+        _check_text(json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8")), corpus)
         told("resumed", {"from": str(found)})
     return _fit(recipe, run, objective, net, corpus, alphabet, facts, found, watch, told)
 
 
-def _check_text(found: Path, corpus: Corpus) -> None:
-    before = json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8"))["data"]["fingerprint"]
+def _check_text(facts: dict[str, Any], corpus: Corpus) -> None:
+    before = facts["data"]["fingerprint"]
     if before != corpus.fingerprint:
         raise BadData(
             f"the text has changed since the run was started (fingerprint {before} then, {corpus.fingerprint} now): "
@@ -266,7 +287,7 @@ def _fit(
     settings = recipe.training
     budget = Budget(settings)
     resume_step = int(found.name.rsplit("-", 1)[1]) if found is not None else 0
-    history = History(run, resume_step)
+    history = History(run, resume_step, writes=rank() == 0)
     loader = Loader(
         objective, corpus.train, alphabet, batch=settings.batch, accumulate=settings.accumulate, seed=settings.seed
     )
@@ -297,11 +318,13 @@ def _fit(
     told("trained", trainer.record())
     if average is not None:
         average.swap()
-    metrics = weigh(net, alphabet, corpus.valid, seed=settings.seed)
+    draws = max(1, min(FINAL_DRAWS, FINAL_WORK // len(corpus.valid.tokens)))
+    metrics = weigh(net, alphabet, corpus.valid, draws=draws, seed=settings.seed)
     history.bound(budget.step, trainer.record()["tokens"], budget.seconds, metrics)
     history.close()
     facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
-    checkpoint.publish(run, net, corpus.tokenizer, facts)
+    if rank() == 0:
+        checkpoint.publish(run, net, corpus.tokenizer, facts)
     return Result(run, metrics, corpus, net.eval(), facts)
 
 

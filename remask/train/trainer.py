@@ -67,6 +67,7 @@ def arguments(settings: Training, run: Path) -> TrainingArguments:
         disable_tqdm=True,
         ignore_data_skip=True,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
     )
 
 
@@ -151,7 +152,8 @@ class MaskedTrainer(Trainer):
         """The facts of this moment."""
         step = self.state.global_step
         tokens = step * self.loader.slots * self.loader.rows.tokens.shape[1]
-        return {**self.facts, "step": step, "tokens": tokens, "seconds": round(self.budget.seconds, 3)}
+        spent = {"step": step, "tokens": tokens, "seconds": round(self.budget.seconds, 3)}
+        return {**self.facts, **spent, "processes": self.args.world_size}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
@@ -172,6 +174,7 @@ class MaskedTrainer(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # every process has written its part
             if self.args.should_save:
                 (self.run / "checkpoints").mkdir(exist_ok=True)
                 checkpoint.commit(staged, self.run / "checkpoints" / f"checkpoint-{step}")

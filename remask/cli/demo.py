@@ -1,0 +1,93 @@
+"""remask demo: the whole job in a few minutes, on text that ships with Python."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from remask.cli.flags import READERS
+from remask.cli.words import emit, parser
+
+TEXTS = 16  # new texts written
+
+
+def main(arguments: list[str]) -> int:
+    """Train, weigh, fill, write, report."""
+    words = parser("demo", "[--out DIR] [--minutes 3] [--json]")
+    words.add_argument("--out", default="runs/demo", metavar="DIR", help="where the run goes [default: runs/demo]")
+    words.add_argument("--minutes", type=READERS["float"], default=3.0, metavar="M", help="training time [default: 3]")
+    words.add_argument("--steps", type=READERS["int"], metavar="N", help="train so many steps instead")
+    words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of everything [default: 0]")
+    words.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    words.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    words.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    values = words.parse_args(arguments)
+    began = time.monotonic()
+
+    from remask.cli import story
+    from remask.cli.show import TrainingLine, console, estimates, say
+    from remask.core.alphabet import Alphabet
+    from remask.train.checkpoint import Checkpoint
+    from remask.train.run import Recipe, Start, Text, train
+
+    recipe = Recipe("mdlm", settings(values), Text(tokenizer="bpe:1024"), Start(net="tiny"))
+
+    def told(event: str, what: dict[str, Any]) -> None:
+        if event == "corpus":
+            say(
+                f"[bold]text[/bold]   the documentation inside Python: {what['train']['tokens']:,} tokens to learn from, "
+                f"{what['valid']['tokens']:,} held out ({', '.join(what['held_out'])}); "
+                f"{what['repeats']['share']:.0%} of it recurred word for word and was dropped"
+            )
+            say(f"[bold]net[/bold]    {what['parameters']:,} parameters, ModernBERT's with directional heads")
+
+    with TrainingLine(values.json or not sys.stderr.isatty()) as line:
+        result = train(
+            recipe,
+            values.out,
+            resume=values.resume,
+            overwrite=values.overwrite,
+            watch=line,
+            told=told,
+            command="remask demo " + shlex.join(arguments),
+        )
+    alphabet = Alphabet(**{**result.facts["alphabet"], "special": frozenset(result.facts["alphabet"]["special"])})
+    model = Checkpoint(result.net, result.corpus.tokenizer, alphabet, result.facts, str(result.path))
+    grams = story.baselines(result.corpus, alphabet.size)
+    fills = story.blanks(model, story.sentences(result.corpus.held, 6, values.seed), values.seed)
+    writing = story.write_new(model, result.corpus, TEXTS, values.seed)
+    report = story.tell(Path(values.out), model, result.corpus, result.metrics, grams, fills, writing)
+    seconds = time.monotonic() - began
+    if values.json:
+        emit(
+            {
+                **{name: e.json() for name, e in result.metrics.items()},
+                **{name: m["bits_per_byte"].json() for name, m in grams.items()},
+                "unigram_entropy": writing.metrics["unigram_entropy"].json(),
+                "unigram_entropy_held_out": writing.entropy.json(),
+                "report": str(report),
+                "seconds": round(seconds, 1),
+                **{key: result.facts[key] for key in ("step", "tokens")},
+            }
+        )
+        return 0
+    rows = {"this model (upper bound)": result.metrics["bits_per_byte"]}
+    rows |= {f"{name} (exact)": m["bits_per_byte"] for name, m in grams.items()}
+    console.print(estimates("held-out text, bits per byte", rows))
+    console.rule("a new text", align="left")
+    print(model.tokenizer.decode(writing.new.tokens[0]))
+    console.rule(align="left")
+    say(f"[bold]report[/bold] {report}   ({seconds:.0f} s in all)")
+    say(f'[bold]next[/bold]   remask fill {shlex.quote(str(values.out))} "The [MASK] statement is used to [MASK] [MASK] ."')
+    return 0
+
+
+def settings(values: Any) -> Any:
+    """The recipe of docs/results.md."""
+    from remask.train.settings import Training
+
+    budget = {"steps": values.steps} if values.steps is not None else {"minutes": values.minutes}
+    return Training(**budget, batch=16, seed=values.seed, cooldown=0.5)

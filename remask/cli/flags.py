@@ -1,0 +1,128 @@
+"""Flags read off dataclasses without importing them.
+
+A dataclass is its own config: its fields are flags, the string below a field is the flag's help. Both are read from the
+source with `ast`, so that `--help` is quick (the classes live in modules that import torch) and nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CITATION = re.compile(r"\(([^()]*?\b(?:19|20)\d\d[^()]*)\)")
+
+
+class Field(NamedTuple):
+    """A field of a dataclass: its name, annotation text, default and help."""
+
+    name: str
+    annotation: str
+    default: Any
+    help: str
+
+
+class Row(NamedTuple):
+    """What a table row says of itself: what it is, what it promises, where it comes from."""
+
+    summary: str
+    law: str
+    source: str
+
+
+@cache
+def _module(name: str) -> ast.Module:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module named {name}")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _definition(place: str) -> tuple[ast.Module, ast.ClassDef | ast.FunctionDef]:
+    module_name, _, attribute = place.partition(":")
+    module = _module(module_name)
+    for node in module.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return module, node
+    raise AttributeError(f"{module_name} defines no {attribute}")
+
+
+def fields(place: str) -> list[Field]:
+    """The fields of the dataclass at "module:Class" that a flag can set (those with a literal default)."""
+    _, node = _definition(place)
+    found = []
+    for at, line in enumerate(node.body):
+        if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
+            continue
+        try:
+            default = ast.literal_eval(line.value)
+        except ValueError:  # made by a factory: an object, not a flag
+            continue
+        after = node.body[at + 1] if at + 1 < len(node.body) else None
+        text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+        found.append(Field(line.target.id, ast.unparse(line.annotation), default, inspect.cleandoc(str(text))))
+    return found
+
+
+def describe(place: str) -> Row:
+    """A row's first docstring line, its law (a `law` attribute or a LAW constant), and the citation in its module."""
+    module, node = _definition(place)
+    summary = (ast.get_docstring(node) or "").strip().split("\n")[0]
+    law = ""
+    for line in [*module.body, *node.body]:
+        named = [t.id for t in line.targets if isinstance(t, ast.Name)] if isinstance(line, ast.Assign) else []
+        if isinstance(line, ast.Assign) and named and named[0] in ("law", "LAW"):
+            law = line.value.value if isinstance(line.value, ast.Constant) else ast.unparse(line.value).split(".")[-1].lower()
+    text = " ".join((ast.get_docstring(module) or "").split())
+    cited = CITATION.search(text)
+    return Row(summary, str(law), cited.group(1) if cited else "")
+
+
+def _number(kind: Callable[[str], Any], word: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' came where {word} was wanted") from None
+
+    return read
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "int": _number(int, "a whole number"),
+    "float": _number(float, "a number"),
+    "str": str,
+}
+
+
+def add(parser: argparse.ArgumentParser, place: str, title: str, defaults: dict[str, Any] | None = None) -> list[str]:
+    """Give a parser the flags of a dataclass; returns the names of its fields."""
+    group = parser.add_argument_group(title)
+    names = []
+    for field in fields(place):
+        default = (defaults or {}).get(field.name, field.default)
+        flag = "--" + field.name.replace("_", "-")
+        kind = field.annotation.replace(" | None", "")
+        text = field.help.replace("%", "%%")
+        if "default" not in text and default not in (None, (), ""):
+            text += f" [default: {' '.join(default) if isinstance(default, tuple) else default}]".replace("%", "%%")
+        if kind == "bool":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        elif kind.startswith("tuple"):
+            group.add_argument(flag, nargs="+", default=default, help=text, metavar=field.name.upper()[0])
+        else:
+            group.add_argument(flag, type=READERS[kind], default=default, help=text, metavar=kind.upper())
+        names.append(field.name)
+    return names
+
+
+def take(values: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The values of some fields, lists as tuples."""
+    taken = {name: getattr(values, name) for name in names}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in taken.items()}

@@ -1,0 +1,39 @@
+"""remask list: every row of every table, with its law and its source."""
+
+from __future__ import annotations
+
+from remask.cli.flags import describe
+from remask.cli.words import emit, parser
+from remask.decoders import DECODERS
+from remask.metrics import METRICS
+from remask.objectives import OBJECTIVES
+from remask.samplers import SAMPLERS
+
+TABLES = {"objective": OBJECTIVES, "sampler": SAMPLERS, "decoder": DECODERS, "metric": METRICS}
+
+
+def main(arguments: list[str]) -> int:
+    """Print the tables."""
+    words = parser("list", "[--json]")
+    words.add_argument("--json", action="store_true", help="one JSON object a row")
+    as_json = words.parse_args(arguments).json
+    if as_json:
+        for kind, table in TABLES.items():
+            for name, place in table.items():
+                emit({"kind": kind, "name": name, **describe(place)._asdict()})
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for kind, table in TABLES.items():
+        shown = Table(title=f"{kind}s", title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True)
+        for column, ratio in (("name", 2), ("what it is", 6), ("law", 2), ("source", 5)):
+            shown.add_column(column, ratio=ratio, overflow="fold", no_wrap=False)
+        for name, place in table.items():
+            row = describe(place)
+            shown.add_row(name, row.summary, row.law, row.source)
+        if not table:
+            shown.add_row("none yet", "", "", "")
+        console.print(shown, "")
+    return 0

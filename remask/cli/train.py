@@ -1,0 +1,85 @@
+"""remask train OBJECTIVE: train a model on a text."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+from remask.cli.flags import add, describe, take
+from remask.cli.words import Parser, emit, parser
+from remask.objectives import OBJECTIVES
+
+ROOMS = {
+    "text": ("remask.train.run:Text", "the text"),
+    "start": ("remask.train.run:Start", "the net"),
+    "training": ("remask.train.settings:Training", "the training"),
+}
+
+
+def build(name: str) -> tuple[Parser, dict[str, list[str]]]:
+    """The parser of one objective, and which flags belong to which dataclass."""
+    words = parser(f"train {name}", "--data F [F ...] --out DIR (--steps N | --minutes M) [...]")
+    words.add_argument("--out", required=True, metavar="DIR", help="where the run goes")
+    words.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in --out")
+    words.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    words.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    names = {room: add(words, place, title) for room, (place, title) in ROOMS.items()}
+    names["fields"] = add(words, OBJECTIVES[name], f"the objective {name}: {describe(OBJECTIVES[name]).summary}")
+    return words, names
+
+
+def main(arguments: list[str]) -> int:
+    """Train."""
+    if not arguments or arguments[0].startswith("-"):
+        words = parser("train", "OBJECTIVE --data F [F ...] --out DIR (--steps N | --minutes M) [...]")
+        words.epilog = "objectives: " + ", ".join(OBJECTIVES) + " (remask train OBJECTIVE --help shows the flags)"
+        words.add_argument("objective", choices=list(OBJECTIVES), metavar="OBJECTIVE", help=", ".join(OBJECTIVES))
+        words.parse_args(arguments)
+        return 2
+    name = arguments[0]
+    words, names = build(name)
+    values = words.parse_args(arguments[1:])
+    rooms = {room: take(values, fields) for room, fields in names.items()}
+    return _train(name, rooms, values, "remask train " + shlex.join(arguments))
+
+
+def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: str) -> int:
+    from remask.train.settings import Training
+
+    training = Training(**rooms["training"])  # bad settings fail before torch is loaded
+    from remask.cli.show import TrainingLine, estimates, say
+    from remask.train.run import Recipe, Start, Text, train
+
+    recipe = Recipe(name, training, Text(**rooms["text"]), Start(**rooms["start"]), rooms["fields"])
+    quiet = values.json or not sys.stderr.isatty()
+
+    def told(event: str, what: dict[str, Any]) -> None:
+        if event == "corpus":
+            side = what["train"]
+            say(
+                f"{side['tokens']:,} tokens of training text, {what['valid']['tokens']:,} held out, "
+                f"{what['parameters']:,} parameters, text {what['fingerprint']}"
+            )
+        if event == "resumed":
+            say(f"going on from {what['from']}")
+
+    with TrainingLine(quiet) as line:
+        result = train(
+            recipe, values.out, resume=values.resume, overwrite=values.overwrite, watch=line, told=told, command=command
+        )
+    if values.json:
+        emit(
+            {
+                "out": str(result.path),
+                **{key: e.json() for key, e in result.metrics.items()},
+                **{key: result.facts[key] for key in ("step", "tokens", "seconds", "parameters")},
+                "fingerprint": result.corpus.fingerprint,
+            }
+        )
+        return 0
+    from remask.cli.show import console
+
+    console.print(estimates("held-out text", result.metrics))
+    say(f"the checkpoint is in {result.path}: try  remask sample {shlex.quote(str(result.path))}")
+    return 0

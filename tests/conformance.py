@@ -1,0 +1,450 @@
+"""What every row of the tables must satisfy. A new row is checked without new code here.
+
+Each check is a function that raises AssertionError; tests/<room>/test_conformance.py runs them for every row, and shows
+with planted bugs that each of them can fail.
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from remask.core.canvas import Canvas, blank, infill
+from remask.core.metric import Estimate, Metric
+from remask.core.objective import Batch, Loss, Question
+from remask.core.sampler import Law, run, sample
+from remask.core.stream import Stream
+from remask.metrics import METRICS
+from remask.nets.encoder import build
+from remask.objectives import OBJECTIVES
+from remask.objectives.autoregressive import shifted
+from remask.samplers import SAMPLERS
+from tests.oracle import (
+    LAWS,
+    LawNet,
+    Oracle,
+    Watched,
+    causal_net,
+    frequencies,
+    masked_net,
+    noise_floor,
+    total_variation,
+)
+
+# ---- samplers --------------------------------------------------------------------------------------------------------
+
+MOST_STEPS = 2000  # a sampler that takes more on six cells does not end
+EXACT_ROWS = 20_000
+LIMIT_ROWS, LIMIT_BUDGET, LIMIT_SLACK = 6_000, 500, 1.5
+FEW_STEPS = 6  # so that several cells open in one step, and in some steps none does
+SMALL = ("markov_chain", "copy_pairs")  # laws for the checks that are not about the law
+
+
+def samplers() -> dict[str, Any]:
+    """Every row of the table with its default fields."""
+    return {name: SAMPLERS.load(name)() for name in SAMPLERS}
+
+
+def with_budget(sampler: Any, steps: int) -> Any:
+    """The same sampler with another budget, where it has one."""
+    return replace(sampler, steps=steps) if "steps" in {f.name for f in fields(sampler)} else sampler
+
+
+def mixed_canvas(oracle: Oracle, rows: int, seed: int) -> Canvas:
+    """True rows with different cells given: the first wholly open, the second wholly given."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.rand(rows, oracle.length, generator=generator) < torch.rand(rows, 1, generator=generator)
+    hidden[0], hidden[1] = True, False
+    return infill(torch.where(hidden, oracle.alphabet.mask, oracle.sample(rows, seed)), oracle.alphabet)
+
+
+def steps_of(sampler: Any, conditional: Any, canvas: Canvas, stream: Stream, state: Any = None) -> list[tuple]:
+    """Every (State, Info) of a run; fails if it does not end."""
+    found = list(islice(run(sampler, conditional, canvas, stream, state), MOST_STEPS))
+    assert len(found) < MOST_STEPS, "the sampler does not end"
+    return found
+
+
+def check_ends(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """All unknown cells end up filled with text, whatever is given."""
+    canvas = mixed_canvas(oracle, 12, seed)
+    states = [state for state, _ in steps_of(sampler, oracle, canvas, Stream.of(seed, 12))]
+    assert states[-1].done.all(), "the run stopped before every row was done"
+    special = torch.tensor(sorted(oracle.alphabet.special))
+    assert not torch.isin(states[-1].tokens, special).any(), "a special token was left or written"
+    assert all((a.done <= b.done).all() for a, b in zip(states, states[1:])), "a row that was done came back"
+
+
+def check_frozen(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """Given cells keep their tokens at every step, and Info tells of every change."""
+    canvas = mixed_canvas(oracle, 24, seed)
+    before = canvas.tokens
+    told = torch.zeros_like(canvas.frozen)
+    for state, info in steps_of(sampler, oracle, canvas, Stream.of(seed, 24)):
+        assert torch.equal(state.tokens[canvas.frozen], canvas.tokens[canvas.frozen]), "a frozen cell was written"
+        assert not (info.changed & canvas.frozen).any(), "Info tells of a change in a frozen cell"
+        assert not ((state.tokens != before) & ~info.changed).any(), "a cell changed that Info does not tell of"
+        before, told = state.tokens, told | info.changed
+    assert torch.equal(told, canvas.unknown), "Info does not tell of every cell that was written"
+
+
+def check_frozen_masks(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """A mask that is frozen stays: the sampler goes by the canvas, not by the token."""
+    canvas = mixed_canvas(oracle, 8, seed)
+    tokens, frozen = canvas.tokens.clone(), canvas.frozen.clone()
+    tokens[:, 1], frozen[:, 1] = oracle.alphabet.mask, True
+    state, _ = steps_of(sampler, oracle, Canvas(tokens, frozen), Stream.of(seed, 8))[-1]
+    left = state.tokens == oracle.alphabet.mask
+    assert left[:, 1].all(), "a frozen mask was written"
+    left[:, 1] = False
+    assert not left.any(), "a mask was left"
+
+
+def check_seed(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """The same seed gives the same canvas, whatever the global generator does; another seed another one."""
+    canvas = blank(32, oracle.length, oracle.alphabet)
+    first = sample(sampler, oracle, canvas, Stream.of(seed, 32)).tokens
+    torch.rand(7)
+    state = torch.random.get_rng_state()
+    again = sample(sampler, oracle, canvas, Stream.of(seed, 32)).tokens
+    assert torch.equal(first, again), "the same seed gave another canvas"
+    assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
+    other = sample(sampler, oracle, canvas, Stream.of(seed + 1, 32)).tokens
+    assert not torch.equal(first, other), "another seed gave the same canvas"
+
+
+def check_batched(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """A row's canvas does not depend on the rows beside it."""
+    canvas, stream = mixed_canvas(oracle, 12, seed), Stream.of(seed, 12)
+    together = sample(sampler, oracle, canvas, stream).tokens
+    for i in range(12):
+        index = torch.tensor([i])
+        alone = sample(sampler, oracle.rows(index), canvas.rows(index), stream.rows(index)).tokens
+        assert torch.equal(alone[0], together[i]), f"row {i} alone is another canvas than in its batch"
+
+
+def check_permuted(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """Rows in another order are the same canvases in that order; repeated rows are equal."""
+    canvas, stream = mixed_canvas(oracle, 16, seed), Stream.of(seed, 16)
+    index = torch.cat([torch.randperm(16, generator=torch.Generator().manual_seed(seed)), torch.tensor([0, 0])])
+    plain = sample(sampler, oracle, canvas, stream).tokens
+    moved = sample(sampler, oracle.rows(index), canvas.rows(index), stream.rows(index)).tokens
+    assert torch.equal(moved, plain[index]), "permuted rows are other canvases"
+
+
+def check_resumes(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """From any State on the run goes the same way, and a State that was handed out never changes."""
+    canvas, stream = mixed_canvas(oracle, 10, seed), Stream.of(seed, 10)
+    states = [sampler.init(stream, canvas, oracle)]
+    copies = [[leaf.clone() for leaf in states[0]]]
+    for state, _ in islice(run(sampler, oracle, canvas, stream), MOST_STEPS):
+        states.append(state)
+        copies.append([leaf.clone() for leaf in state])
+    for state, copy in zip(states, copies):
+        assert all(torch.equal(a, b) for a, b in zip(state, copy)), "a State changed after it was handed out"
+        assert all(len(leaf) == 10 for leaf in state), "a leaf of State does not lead with B"
+    for i, copy in list(enumerate(copies))[:: max(1, len(copies) // 8)]:
+        rest = steps_of(sampler, oracle, canvas, stream, type(states[0])(*copy))
+        end = rest[-1][0] if rest else states[i]
+        assert torch.equal(end.tokens, states[-1].tokens), f"resumed after step {i} the run ends elsewhere"
+        assert len(rest) == len(states) - 1 - i, f"resumed after step {i} the run takes another number of steps"
+
+
+def check_nothing_unknown(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """A canvas with nothing unknown comes back as it is, and costs nothing."""
+    tokens = oracle.sample(4, seed)
+    watched = Watched(oracle, 4)
+    result = sample(sampler, watched, infill(tokens, oracle.alphabet), Stream.of(seed, 4))
+    assert torch.equal(result.tokens, tokens), "a full canvas was changed"
+    assert not watched.ledger.calls.any(), "a full canvas cost calls"
+
+
+def check_calls(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """The calls that Info counts are the rows that the conditional was asked about; settled cells stay settled."""
+    canvas = mixed_canvas(oracle, 16, seed)
+    watched = Watched(oracle, 16)
+    told = sum(info.calls for _, info in steps_of(sampler, watched, canvas, Stream.of(seed, 16)))
+    assert torch.equal(told, watched.ledger.calls), "Info counts other calls than the conditional does"
+    assert told[canvas.unknown.any(1)].min() > 0, "a row was filled without a call"
+
+
+SAMPLER_CHECKS: tuple[Callable[..., None], ...] = (
+    check_ends,
+    check_frozen,
+    check_frozen_masks,
+    check_seed,
+    check_batched,
+    check_permuted,
+    check_resumes,
+    check_nothing_unknown,
+    check_calls,
+)
+
+
+def _on_the_floor(sampler: Any, oracle: Oracle, prompt: Tensor, seed: int) -> None:
+    exact = sampler.law is Law.EXACT
+    rows = EXACT_ROWS if exact else LIMIT_ROWS
+    sampler = sampler if exact else with_budget(sampler, LIMIT_BUDGET)
+    canvas = infill(prompt.expand(rows, -1).clone(), oracle.alphabet)
+    tokens = sample(sampler, oracle, canvas, Stream.of(seed, rows)).tokens
+    law = oracle.posterior(prompt)
+    found, floor = frequencies(oracle, tokens), noise_floor(law, rows)
+    distance = total_variation(found, law)
+    bound = floor.mean + 4 * floor.sd if exact else LIMIT_SLACK * floor.mean
+    assert distance <= bound, f"total variation {distance:.4f}; a perfect sampler shows {floor.mean:.4f}, at most {bound:.4f}"
+    if exact:
+        assert not found[law == 0].any(), "a state of probability zero was drawn"
+
+
+def check_law(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """From a blank canvas: the law, as the sampler's own promise has it."""
+    if sampler.law is not Law.HEURISTIC:
+        _on_the_floor(sampler, oracle, torch.full((oracle.length,), oracle.alphabet.mask), seed)
+
+
+def check_infill(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """From a canvas with the second and the last cell given: the conditional law."""
+    if sampler.law is not Law.HEURISTIC:
+        prompt = torch.full((oracle.length,), oracle.alphabet.mask)
+        prompt[[1, -1]] = oracle.states[oracle.joint.argmax()][[1, -1]]
+        _on_the_floor(sampler, oracle, prompt, seed)
+
+
+# ---- objectives ------------------------------------------------------------------------------------------------------
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "mdlm": [
+        {"stratified": False},
+        {"weighting": "elbo"},
+        {"weighting": "elbo", "schedule": "log_linear"},
+        {"weighting": "elbo", "schedule": "cosine"},
+        {"weighting": "flat"},
+    ],
+}
+"""Fields besides the defaults that a row is also checked with."""
+
+LEFT_OUT = 0.004
+"""Noise levels that a continuous-time bound may leave out, as a share of it (log_linear stops at a rate of 0.999)."""
+
+
+def objectives() -> dict[str, Any]:
+    """Every row with its default fields, and the variants above."""
+    found = {}
+    for name in OBJECTIVES:
+        for settings in [{}, *VARIANTS.get(name, [])]:
+            label = " ".join([name, *(str(value) for value in settings.values())])
+            found[label] = OBJECTIVES.load(name)(**settings)
+    return found
+
+
+def law_net(objective: Any, oracle: Oracle) -> LawNet:
+    """The net that knows the truth, as the objective wants it."""
+    return causal_net(oracle) if objective.causal else masked_net(oracle)
+
+
+@cache
+def small_net(size: int, mask: int, end: int, length: int, causal: bool) -> Any:
+    """A real net with random weights."""
+    from remask.core.alphabet import Alphabet
+
+    return build("tiny", Alphabet(size, mask, end=end), length, causal=causal)
+
+
+def some_rows(question: Question, index: Tensor) -> Question:
+    """A slice of a question, as gradient accumulation cuts it: the counts stay global."""
+    return Question(*(leaf[index] for leaf in question[:5]), question.counts, question.alphabet)
+
+
+def _case(objective: Any, oracle: Oracle, rows: int, seed: int) -> tuple[Batch, Stream, Question]:
+    batch, stream = Batch.of(oracle.sample(rows, seed), oracle.alphabet), Stream.of(seed, rows)
+    return batch, stream, objective.corrupt(batch, stream)
+
+
+def check_finite(objective: Any, oracle: Oracle, seed: int = 0) -> None:
+    """A real net gets a finite loss and finite gradients, in every parameter that the loss reaches."""
+    _, stream, question = _case(objective, oracle, 8, seed)
+    alphabet = oracle.alphabet
+    net = small_net(alphabet.size, alphabet.mask, alphabet.end, oracle.length, objective.causal)
+    net.zero_grad()
+    loss: Loss = objective(net, question, stream)
+    loss.mean().backward()
+    grads = [p.grad for p in net.parameters() if p.grad is not None]
+    assert all(torch.isfinite(term.total) and term.count > 0 for term in loss.terms), "the loss is not finite"
+    assert loss.mean() > 0, "the loss of a random net is not positive"
+    assert grads and all(torch.isfinite(grad).all() for grad in grads), "a gradient is not finite"
+    assert sum(float(grad.abs().sum()) for grad in grads) > 0, "no gradient reaches the net"
+
+
+def check_split(objective: Any, oracle: Oracle, seed: int = 0) -> None:
+    """Totals of the parts of any split add up to the whole's; counts are global in all of them."""
+    _, stream, question = _case(objective, oracle, 24, seed)
+    net = law_net(objective, oracle)
+    whole = objective(net, question, stream)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(seed))
+    parts = [objective(net, some_rows(question, i), stream.rows(i)) for i in order.split([1, 5, 7, 11])]
+    for k, term in enumerate(whole.terms):
+        total = sum(float(part.terms[k].total) for part in parts)
+        assert math.isclose(total, float(term.total), rel_tol=1e-9), f"the parts of '{term.name}' do not add up"
+        assert all(part.terms[k].count == term.count for part in parts), "a part has another count"
+    mean = sum(float(part.mean(question.counts)) for part in parts)
+    assert math.isclose(mean, float(whole.mean()), rel_tol=1e-6), "the parts' means do not add up"
+
+
+def check_parts_are_asked_the_same(objective: Any, oracle: Oracle, seed: int = 0) -> None:
+    """A part of the global batch, corrupted by itself with its rows' seeds, is asked what it is asked in the whole."""
+    batch, stream, question = _case(objective, oracle, 24, seed)
+    index = torch.tensor([3, 17, 4, 23])
+    part = objective.corrupt(batch.part(index), stream.rows(index))
+    for name, ours, theirs in zip(question._fields[:5], part, some_rows(question, index)):
+        assert torch.equal(ours, theirs), f"'{name}' of a part differs from that of the whole"
+
+
+def check_no_leak(objective: Any, oracle: Oracle, seed: int = 0) -> None:
+    """What the net sees when it is asked for a cell does not depend on the token in that cell."""
+    batch, stream, question = _case(objective, oracle, 24, seed)
+    ids = oracle.ids
+    other = ids[(torch.searchsorted(ids, batch.tokens) + 1) % len(ids)]  # every token replaced by another one
+    for cell in range(oracle.length):
+        # a causal net sees inputs 0..i at cell i, a masked one all of them
+        late = torch.arange(oracle.length) >= cell if objective.causal else torch.arange(oracle.length) == cell
+        changed = objective.corrupt(batch._replace(tokens=torch.where(late, other, batch.tokens)), stream)
+        upto = cell + 1 if objective.causal else oracle.length
+        asked = question.at[:, cell]
+        assert torch.equal(changed.at, question.at), "which cells are asked for depends on the tokens"
+        same = (changed.tokens[:, :upto] == question.tokens[:, :upto]).all(1)
+        assert same[asked].all(), f"the net can see the token of cell {cell} when it is asked for it"
+        assert torch.equal(question.targets, batch.tokens), "the target is not the token of the text"
+
+
+def check_bound(objective: Any, oracle: Oracle, seed: int = 0, groups: int = 120, rows: int = 64) -> None:
+    """The mean loss of the true conditional is the entropy, within three standard errors."""
+    if not objective.bounds:
+        return
+    net, means = law_net(objective, oracle), []
+    for group in range(groups):
+        _, stream, question = _case(objective, oracle, rows, 100_000 * (seed + 1) + group)
+        means.append(float(objective(net, question, stream).mean()))
+    found = torch.tensor(means, dtype=torch.float64)
+    error, truth = float(found.std() / math.sqrt(groups)), oracle.entropy / oracle.length
+    miss = abs(float(found.mean()) - truth)
+    assert miss <= 3 * error + LEFT_OUT * truth, f"loss {found.mean():.4f} +- {error:.4f}, entropy {truth:.4f}"
+    assert error < 0.05 * truth, "the check is blind: too few rows"
+
+
+OBJECTIVE_CHECKS: tuple[Callable[..., None], ...] = (
+    check_split,
+    check_parts_are_asked_the_same,
+    check_no_leak,
+    check_bound,
+)
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+BYTES = 2  # of every token, for bits per byte
+
+PANTRY: dict[str, Callable[[Oracle, int, int], Any]] = {
+    "conditional": lambda oracle, n, seed: oracle,
+    "net": lambda oracle, n, seed: causal_net(oracle),
+    "tokens": lambda oracle, n, seed: oracle.sample(n, seed),
+    "inputs": lambda oracle, n, seed: shifted(
+        oracle.sample(n, seed), torch.zeros(n, oracle.length, dtype=torch.int64), oracle.alphabet.end
+    ),
+    "documents": lambda oracle, n, seed: torch.zeros(n, oracle.length, dtype=torch.int64),
+    "alphabet": lambda oracle, n, seed: oracle.alphabet,
+    "size": lambda oracle, n, seed: oracle.alphabet.size,
+    "stream": lambda oracle, n, seed: Stream.of(seed, n),
+    "bytes": lambda oracle, n, seed: torch.full((n,), BYTES * oracle.length),
+    "train": lambda oracle, n, seed: oracle.sample(50_000, 1_000_000 + seed),
+    "valid": lambda oracle, n, seed: oracle.sample(n, seed),
+    "order": lambda oracle, n, seed: 1,
+    "scorer": lambda oracle, n, seed: oracle.nats_of_cells,
+}
+"""What a metric's parameters mean: a metric whose parameters have these names is asked without further code."""
+
+KNOWN: dict[str, Callable[[Oracle], float]] = {
+    "nats_per_token": lambda oracle: oracle.entropy / oracle.length,
+    "perplexity": lambda oracle: math.exp(oracle.entropy / oracle.length),
+    "bits_per_byte": lambda oracle: oracle.entropy / oracle.length / math.log(2) / BYTES,
+    "unigram_entropy": lambda oracle: float((oracle.joint * own_entropies(oracle)).sum()),
+}
+"""The value of each estimate on a law, when the model that is weighed is the law itself."""
+
+ONLY: dict[str, tuple[str, ...]] = {"ngram": ("independent",)}
+"""Metrics whose own model is the truth on some laws only."""
+
+METRIC_VARIANTS: dict[str, list[dict[str, Any]]] = {"nelbo": [{"estimator": "time"}]}
+
+
+def own_entropies(oracle: Oracle) -> Tensor:
+    """Entropy of each state's own token frequencies, [S]."""
+    share = (oracle.states[:, :, None] == oracle.ids).double().mean(1)
+    return -torch.xlogy(share, share).sum(1)
+
+
+def metrics() -> dict[str, tuple[Metric, dict[str, Any], list[Oracle]]]:
+    """Every row: the function, further arguments, and the laws on which its value is known."""
+    return {
+        " ".join([name, *settings.values()]): (
+            METRICS.load(name),
+            settings,
+            [LAWS[law] for law in ONLY.get(name, tuple(LAWS))],
+        )
+        for name in METRICS
+        for settings in [{}, *METRIC_VARIANTS.get(name, [])]
+    }
+
+
+def weigh(metric: Metric, settings: dict[str, Any], oracle: Oracle, n: int, seed: int) -> dict[str, Estimate]:
+    """Ask a metric about n true rows, its arguments filled in by name."""
+    wanted = inspect.signature(metric).parameters
+    missing = [p.name for p in wanted.values() if p.default is p.empty and p.name not in PANTRY]
+    assert not missing, f"conformance cannot ask this metric: teach PANTRY what {missing} are"
+    return dict(metric(**{name: PANTRY[name](oracle, n, seed) for name in wanted if name in PANTRY}, **settings))
+
+
+def check_known(metric: Metric, settings: dict[str, Any], oracle: Oracle, seed: int = 0) -> None:
+    """Every estimate is within three standard errors of its value on the law."""
+    found = weigh(metric, settings, oracle, 4000, seed)
+    assert found, "the metric yields nothing"
+    for name, estimate in found.items():
+        assert name in KNOWN, f"conformance does not know '{name}': teach KNOWN its value on a law"
+        truth = KNOWN[name](oracle)
+        miss = abs(estimate.value - truth)
+        assert miss <= 3 * estimate.stderr + 5e-4 * truth, f"{name}: {estimate.value} +- {estimate.stderr}, not {truth}"
+        assert 0 < estimate.stderr < 0.05 * truth, f"the standard error {estimate.stderr} of {name} says nothing"
+        assert estimate.unit and estimate.n == 4000, f"{name} without a unit, or n = {estimate.n} of 4000 rows"
+
+
+def check_stderr_shrinks(metric: Metric, settings: dict[str, Any], oracle: Oracle, seed: int = 0) -> None:
+    """Sixteen times the rows, a quarter of the standard error."""
+    few, many = (weigh(metric, settings, oracle, n, seed) for n in (400, 6400))
+    for name in few:
+        shrinks = few[name].stderr / many[name].stderr
+        assert 3.2 < shrinks < 5, f"16 times the rows divide the standard error of {name} by {shrinks:.2f}, not 4"
+
+
+def check_stderr_calibrated(metric: Metric, settings: dict[str, Any], oracle: Oracle, seed: int = 0) -> None:
+    """Over 100 repeats about 68 % of the values lie within one standard error of the truth."""
+    repeats = [weigh(metric, settings, oracle, 192, 1000 * (seed + 1) + i) for i in range(100)]
+    for name in repeats[0]:
+        truth = KNOWN[name](oracle)
+        inside = sum(abs(r[name].value - truth) <= r[name].stderr for r in repeats) / 100
+        assert 0.54 <= inside <= 0.82, f"{inside:.0%} of the values of {name} lie within one standard error, not 68 %"
+
+
+METRIC_CHECKS: tuple[Callable[..., None], ...] = (check_known, check_stderr_shrinks)
+
+
+def cases(laws: tuple[str, ...] = tuple(LAWS)) -> Iterator[Oracle]:
+    """Laws by name."""
+    return (LAWS[name] for name in laws)

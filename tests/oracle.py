@@ -1,0 +1,306 @@
+"""Laws small enough to enumerate, as exact Conditionals and Nets: the truth that every method is held to.
+
+Shapes: B batch, L length, V ids of the alphabet, A symbols of the law (ids without mask and end), S = A^L states,
+N cells asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from remask.core.alphabet import Alphabet
+from remask.core.conditional import Conditional, Visible
+
+
+class Oracle:
+    """A law over S states, and p(x_i | visible rest) of it for every pattern of masks, in float64.
+
+    joint: [A, ..., A] float64, one axis a cell; mask, end: their ids, anywhere among the A + 2 of the alphabet.
+    The mass of every pattern of visible cells is one entry of a table [(A + 1)^L], so a question is a lookup.
+    A context that cannot occur (parallel samplers meet some) is answered with the uniform law over symbols.
+    """
+
+    def __init__(self, name: str, joint: Tensor, mask: int, end: int, visible: Visible = Visible.DENOISE):
+        self.name, self.length, self.symbols = name, joint.dim(), joint.shape[0]
+        size = self.symbols + 2
+        self.alphabet = Alphabet(size, mask, end=end, special=frozenset((mask, end)))
+        self.visible = visible
+        self.asked = 0  # rows asked so far, all calls together
+        self.ids = torch.tensor([i for i in range(size) if i not in (mask, end)])
+        self.joint = (joint / joint.sum()).double().flatten()
+        digits = torch.cartesian_prod(*[torch.arange(self.symbols)] * self.length).view(-1, self.length)
+        self.states = self.ids[digits]
+        self._digit = torch.full((size,), -1)
+        self._digit[self.ids] = torch.arange(self.symbols)
+        self._digit[mask] = self.symbols
+        mass = self.joint.view(joint.shape)
+        for axis in range(self.length):
+            mass = torch.cat([mass, mass.sum(axis, keepdim=True)], axis)
+        self._mass = mass.flatten()
+        self._stride = (self.symbols + 1) ** torch.arange(self.length).flip(0)
+
+    @property
+    def entropy(self) -> float:
+        """Of a whole row, nats."""
+        return float(-torch.xlogy(self.joint, self.joint).sum())
+
+    def __call__(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
+        cells = torch.ones_like(tokens, dtype=torch.bool) if at is None else at
+        self.asked += int(cells.any(1).sum())
+        log_prob = self._log_prob(tokens, cells)
+        return log_prob.view(*tokens.shape, -1) if at is None else log_prob
+
+    def _log_prob(self, tokens: Tensor, cells: Tensor) -> Tensor:
+        digits = self._digit[tokens]
+        assert int(digits.min()) >= 0, "the end token lies outside the law"
+        row, cell = torch.nonzero(cells, as_tuple=True)
+        own, stride = digits[row, cell], self._stride[cell]
+        hidden = (digits * self._stride).sum(1)[row] + (self.symbols - own) * stride  # as if the cell were masked
+        mass = self._mass[hidden[:, None] + (torch.arange(self.symbols) - self.symbols) * stride[:, None]]
+        prob = torch.where(self._mass[hidden][:, None] > 0, mass / self._mass[hidden][:, None], 1 / self.symbols)
+        if self.visible is Visible.DENOISE:
+            point = torch.nn.functional.one_hot(own, self.symbols + 1)[:, : self.symbols].double()
+            prob = torch.where((own < self.symbols)[:, None], point, prob)
+        log_prob = torch.full((len(row), self.alphabet.size), -torch.inf, dtype=torch.float64)
+        log_prob[:, self.ids] = prob.log()
+        return log_prob
+
+    def rows(self, index: Tensor) -> Oracle:
+        return self
+
+    def given(self, tokens: Tensor, upto: Tensor) -> Oracle:
+        return self
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """True rows [n, L]."""
+        return self.states[torch.from_numpy(np.random.default_rng(seed).choice(len(self.joint), n, p=self.joint))]
+
+    def number(self, tokens: Tensor) -> Tensor:
+        """Which state each row is, [B]; asserts that it is one."""
+        digits = self._digit[tokens]
+        assert ((digits >= 0) & (digits < self.symbols)).all(), "a row holds a mask or the end token"
+        return (digits * self.symbols ** torch.arange(self.length).flip(0)).sum(1)
+
+    def posterior(self, tokens: Tensor) -> Tensor:
+        """The law of whole states given the visible cells of one row [L], [S]."""
+        agrees = ((self.states == tokens) | (tokens == self.alphabet.mask)).all(1)
+        law = torch.where(agrees, self.joint, 0.0)
+        return law / law.sum()
+
+    def masked_entropy(self, k: int) -> float:
+        """E of the summed cross-entropy of k masked cells, the subset uniform: sum over k of L/k times it is L H."""
+        total, subsets = 0.0, list(combinations(range(self.length), k))
+        for subset in subsets:
+            at = torch.zeros_like(self.states, dtype=torch.bool)
+            at[:, list(subset)] = True
+            log_prob = self._log_prob(torch.where(at, self.alphabet.mask, self.states), at)
+            nats = -log_prob.gather(1, self.states[at][:, None]).view(len(self.states), k).sum(1)
+            total += float(torch.where(self.joint > 0, self.joint * nats, 0.0).sum())
+        return total / len(subsets)
+
+    def nats_of_cells(self, tokens: Tensor) -> Tensor:
+        """-log p(x_i | x_<i) by the chain rule, [B, L]."""
+        nats = []
+        for i in range(self.length):
+            seen = tokens.clone()
+            seen[:, i:] = self.alphabet.mask
+            at = torch.zeros_like(tokens, dtype=torch.bool)
+            at[:, i] = True
+            nats.append(-self._log_prob(seen, at).gather(1, tokens[:, i : i + 1]))
+        return torch.cat(nats, 1)
+
+
+def ring_ising(length: int, coupling: float, field: float, *, mask: int, end: int) -> Oracle:
+    """Two symbols, p ~ exp(J sum s_i s_{i+1} + h sum s_i) on a ring."""
+    spins = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * length)
+    energy = coupling * (spins * spins.roll(1, 1)).sum(1) + field * spins.sum(1)
+    return Oracle("ring_ising", energy.exp().view([2] * length), mask, end)
+
+
+def markov_chain(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
+    """A random chain: Dirichlet(1/2) start and transitions."""
+    rng = np.random.default_rng(seed)
+    joint = torch.from_numpy(rng.dirichlet([0.5] * symbols))
+    step = torch.from_numpy(rng.dirichlet([0.5] * symbols, size=symbols))
+    for _ in range(length - 1):
+        joint = joint[..., None] * step
+    return Oracle("markov_chain", joint, mask, end)
+
+
+def copy_pairs(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
+    """Every second cell repeats the one before it; the rest is independent: most states have probability zero."""
+    pair = torch.diag(torch.from_numpy(np.random.default_rng(seed).dirichlet([2.0] * symbols)))
+    joint = pair
+    for _ in range(length // 2 - 1):
+        joint = joint[..., None, None] * pair
+    return Oracle("copy_pairs", joint, mask, end)
+
+
+def parity(length: int, *, bias: float, mask: int, end: int) -> Oracle:
+    """The last cell is the exclusive or of the others: nearly independent in pairs, deterministic together."""
+    bits = torch.cartesian_prod(*[torch.arange(2, dtype=torch.float64)] * length)
+    free = (bits[:, :-1] * bias + (1 - bits[:, :-1]) * (1 - bias)).prod(1)
+    return Oracle("parity", (free * (bits.sum(1) % 2 == 0)).view([2] * length), mask, end)
+
+
+def random_table(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
+    """Any law at all: one Dirichlet(1/2) draw over the states."""
+    joint = torch.from_numpy(np.random.default_rng(seed).dirichlet([0.5] * symbols**length))
+    return Oracle("random_table", joint.view([symbols] * length), mask, end)
+
+
+def independent(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
+    """Every cell by itself, all with one law: what a unigram model can know."""
+    cell = torch.from_numpy(np.random.default_rng(seed).dirichlet([1.0] * symbols))
+    joint = cell
+    for _ in range(length - 1):
+        joint = joint[..., None] * cell
+    return Oracle("independent", joint, mask, end)
+
+
+LAWS: dict[str, Oracle] = {
+    oracle.name: oracle
+    for oracle in (
+        ring_ising(5, 0.7, 0.2, mask=0, end=2),
+        markov_chain(4, 4, seed=3, mask=2, end=5),
+        copy_pairs(4, 3, seed=1, mask=1, end=0),
+        parity(4, bias=0.3, mask=3, end=1),
+        random_table(4, 3, seed=2, mask=3, end=4),
+        independent(4, 3, seed=5, mask=2, end=4),
+    )
+}
+
+
+@dataclass
+class Ledger:
+    """What a Watched conditional was asked: rows of each call, calls of each root row, cells handed over as settled."""
+
+    calls: Tensor
+    batches: list[int] = field(default_factory=list)
+    settled: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # root rows, upto
+
+
+class Watched:
+    """A conditional that counts by root row and holds its callers to `rows` and `given`."""
+
+    def __init__(
+        self,
+        inner: Conditional,
+        rows: int,
+        ledger: Ledger | None = None,
+        index: Tensor | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
+    ):
+        self.inner, self.alphabet, self.visible, self.known = inner, inner.alphabet, inner.visible, known
+        self.index = torch.arange(rows) if index is None else index
+        self.ledger = Ledger(torch.zeros(rows, dtype=torch.int64)) if ledger is None else ledger
+
+    def __call__(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
+        assert len(tokens) == len(self.index), "asked about another number of rows than `rows` left"
+        if self.known is not None:
+            before = torch.arange(tokens.shape[1]) < self.known[1][:, None]
+            assert torch.equal(tokens[before], self.known[0][before]), "settled cells were changed"
+            assert (tokens[before] != self.alphabet.mask).all(), "a mask was handed over as settled"
+        self.ledger.batches.append(len(tokens))
+        # a row costs a forward pass whether or not any of its cells is asked for
+        self.ledger.calls.index_add_(0, self.index, torch.ones_like(self.index))
+        return self.inner(tokens, at)
+
+    def rows(self, index: Tensor) -> Watched:
+        known = None if self.known is None else (self.known[0][index], self.known[1][index])
+        return Watched(self.inner.rows(index), 0, self.ledger, self.index[index], known)
+
+    def given(self, tokens: Tensor, upto: Tensor) -> Watched:
+        self.ledger.settled.append((self.index, upto))
+        return Watched(self.inner.given(tokens, upto), 0, self.ledger, self.index, (tokens, upto))
+
+
+class LawNet:
+    """A Net that knows the law: its hidden states are log p of every id, so its losses are exact.
+
+    log_prob_of: tokens [B, L] as the net sees them -> log p [B, L, V].
+    """
+
+    def __init__(self, log_prob_of: Callable[[Tensor], Tensor]):
+        self.log_prob_of = log_prob_of
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        attend: Tensor | None = None,
+    ) -> Tensor:
+        return self.log_prob_of(tokens)
+
+    def logits(self, hidden_at: Tensor) -> Tensor:
+        return hidden_at
+
+    def _log_probs(self, hidden_at: Tensor, ban: int | None) -> Tensor:
+        if ban is not None:
+            hidden_at = hidden_at.index_fill(1, torch.tensor([ban]), -torch.inf)
+        return hidden_at.log_softmax(1)
+
+    def nll(self, hidden_at: Tensor, targets: Tensor, ban: int | None = None) -> Tensor:
+        return -self._log_probs(hidden_at, ban).gather(1, targets[:, None])[:, 0]
+
+    def total_nll(self, hidden_at: Tensor, targets: Tensor, weight: Tensor, ban: int | None = None) -> Tensor:
+        return (self.nll(hidden_at, targets, ban) * weight).sum(dtype=torch.float64)
+
+    def log_prob(self, hidden_at: Tensor, candidates: Tensor, ban: int | None = None) -> Tensor:
+        return self._log_probs(hidden_at, ban).gather(1, candidates)
+
+
+def masked_net(oracle: Oracle) -> LawNet:
+    """p(x_i | visible rest)."""
+    return LawNet(oracle)
+
+
+def causal_net(oracle: Oracle) -> LawNet:
+    """p(x_i | x_<i) of rows shifted right, as causal nets see them."""
+
+    def log_prob_of(tokens: Tensor) -> Tensor:
+        assert (tokens[:, 0] == oracle.alphabet.end).all(), "a causal net sees the end token first"
+        parts = []
+        for i in range(oracle.length):
+            seen = torch.full_like(tokens, oracle.alphabet.mask)
+            seen[:, :i] = tokens[:, 1 : i + 1]
+            at = torch.zeros_like(tokens, dtype=torch.bool)
+            at[:, i] = True
+            parts.append(oracle(seen, at))
+        return torch.stack(parts, 1)
+
+    return LawNet(log_prob_of)
+
+
+def frequencies(oracle: Oracle, tokens: Tensor) -> Tensor:
+    """Share of each state among rows [n, L], [S] float64."""
+    return torch.bincount(oracle.number(tokens), minlength=len(oracle.joint)).double() / len(tokens)
+
+
+def total_variation(law: Tensor, other: Tensor) -> float:
+    """Half the L1 distance of two laws over states."""
+    return float((law - other).abs().sum() / 2)
+
+
+class Floor(NamedTuple):
+    """Total variation between a law and n true samples of it: what a perfect sampler shows too."""
+
+    mean: float
+    sd: float
+
+
+def noise_floor(law: Tensor, n: int, repeats: int = 100, seed: int = 0) -> Floor:
+    """Mean and spread over `repeats` true samples of size n."""
+    counts = np.random.default_rng(seed).multinomial(n, law.numpy() / math.fsum(law.tolist()), size=repeats)
+    values = np.abs(counts / n - law.numpy()).sum(1) / 2
+    return Floor(float(values.mean()), float(values.std(ddof=1)))
