@@ -16,7 +16,7 @@ _PLACES = {
     "load": "remask.train.checkpoint:load",
     "sample": "remask.core.sampler:sample",
     "score": "remask.train.evaluate:score",
-    "train": "remask.train.run:train",
+    "train": "remask.train.api:train",
 }
 
 register_when_imported()

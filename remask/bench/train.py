@@ -27,7 +27,6 @@ from remask.nets import encoder
 from remask.nets.hf import HuggingFaceNet
 from remask.objectives.mdlm import MDLM
 
-ALPHABET_HEAD = {"mask": 1, "pad": 0, "end": 2}
 BASELINES = ("full", "bert")
 
 
@@ -147,7 +146,9 @@ def _transformers(model: Any, question: Question) -> Tensor:
 
 
 ARMS: dict[str, Arm] = {
-    "fused": Arm("logits at masked cells, chunked cross-entropy with gradients in the forward pass (ours)", _ours, _fused),
+    "fused": Arm(
+        "logits at masked cells, chunked cross-entropy with gradients in the forward pass (ours)", _ours, _fused
+    ),
     "plain": Arm("the same without directional heads (plain ModernBERT)", _plain, _fused),
     "masked": Arm("logits at masked cells, torch's cross-entropy", _ours, _masked),
     "full": Arm("logits everywhere, torch's cross-entropy", _ours, _full),
@@ -159,7 +160,7 @@ def measure() -> None:
     """The child process: time one arm and print one JSON line."""
     name, vocabulary, plan_text = sys.argv[1:4]
     plan = Train(**json.loads(plan_text))
-    arm, alphabet = ARMS[name], Alphabet(int(vocabulary), **ALPHABET_HEAD)
+    arm, alphabet = ARMS[name], Alphabet(int(vocabulary), mask=1, pad=0, end=2)
     torch.manual_seed(0)
     module = arm.build(plan, alphabet).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)

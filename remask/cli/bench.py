@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
         if key != "what":
             shown.add_column(key.replace("_", " "), justify="left" if key == "arm" else "right")
     for row in found:
-        shown.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for key, value in row.items() if key != "what"))
+        shown.add_row(
+            *(f"{value:,}" if isinstance(value, int) else str(value) for key, value in row.items() if key != "what")
+        )
     Console().print(shown)
     for arm, what in {row["arm"]: row["what"] for row in found}.items():
         Console().print(f"[bold]{arm}[/bold]: {what}")

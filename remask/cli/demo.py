@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     def told(event: str, what: dict[str, Any]) -> None:
         if event == "corpus":
             say(
-                f"[bold]text[/bold]   the documentation inside Python: {what['train']['tokens']:,} tokens to learn from, "
+                f"[bold]text[/bold]   Python's documentation: {what['train']['tokens']:,} tokens to learn from, "
                 f"{what['valid']['tokens']:,} held out ({', '.join(what['held_out'])}); "
                 f"{what['repeats']['share']:.0%} of it recurred word for word and was dropped"
             )
@@ -81,7 +81,10 @@ def main(arguments: list[str]) -> int:
     print(model.tokenizer.decode(writing.new.tokens[0]))
     console.rule(align="left")
     say(f"[bold]report[/bold] {report}   ({seconds:.0f} s in all)")
-    say(f'[bold]next[/bold]   remask fill {shlex.quote(str(values.out))} "The [MASK] statement is used to [MASK] [MASK] ."')
+    say(
+        f"[bold]next[/bold]   remask fill {shlex.quote(str(values.out))} "
+        '"The [MASK] statement is used to [MASK] [MASK] ."'
+    )
     return 0
 
 
@@ -90,4 +93,4 @@ def settings(values: Any) -> Any:
     from remask.train.settings import Training
 
     budget = {"steps": values.steps} if values.steps is not None else {"minutes": values.minutes}
-    return Training(**budget, batch=16, seed=values.seed, cooldown=0.5)
+    return Training(**budget, batch=16, seed=values.seed, cooldown=0.9)

@@ -14,9 +14,15 @@ def main(arguments: list[str]) -> int:
     """Fill."""
     words = parser("fill", 'DIR "The [MASK] statement ..." [--json]')
     words.add_argument("checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model")
-    words.add_argument("text", metavar="TEXT", help="a text with blanks, each written as the model's mask token, [MASK] for ours")
-    words.add_argument("--n", type=READERS["int"], metavar="N", help="draw N fillings at random instead of one most probable one")
-    words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the order and the draws [default: 0]")
+    words.add_argument(
+        "text", metavar="TEXT", help="a text with blanks, each written as the model's mask token, [MASK] for ours"
+    )
+    words.add_argument(
+        "--n", type=READERS["int"], metavar="N", help="draw N fillings at random instead of one most probable one"
+    )
+    words.add_argument(
+        "--seed", type=READERS["int"], default=0, metavar="N", help="of the order and the draws [default: 0]"
+    )
     words.add_argument("--json", action="store_true", help="one JSON object a filling")
     values = words.parse_args(arguments)
 

@@ -1,7 +1,7 @@
 """Flags read off dataclasses without importing them.
 
 A dataclass is its own config: its fields are flags, the string below a field is the flag's help. Both are read from the
-source with `ast`, so that `--help` is quick (the classes live in modules that import torch) and nothing is written twice.
+source with `ast`, so that `--help` is quick (the classes live in modules that import torch) and nothing is said twice.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def describe(place: str) -> Row:
     for line in [*module.body, *node.body]:
         named = [t.id for t in line.targets if isinstance(t, ast.Name)] if isinstance(line, ast.Assign) else []
         if isinstance(line, ast.Assign) and named and named[0] in ("law", "LAW"):
-            law = line.value.value if isinstance(line.value, ast.Constant) else ast.unparse(line.value).split(".")[-1].lower()
+            law = ast.unparse(line.value).split(".")[-1].strip("'").lower()  # Law.EXACT, or a plain string
     text = " ".join((ast.get_docstring(module) or "").split())
     cited = CITATION.search(text)
-    return Row(summary, str(law), cited.group(1) if cited else "")
+    return Row(summary, law, cited.group(1) if cited else "")
 
 
 def _number(kind: Callable[[str], Any], word: str) -> Callable[[str], Any]:

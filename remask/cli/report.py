@@ -19,14 +19,18 @@ def main(arguments: list[str]) -> int:
 
     from remask.cli import story
     from remask.cli.show import say
-    from remask.core.errors import BadCheckpoint
+    from remask.core.errors import BadCheckpoint, BadInput
     from remask.core.metric import Estimate
     from remask.train.checkpoint import load
     from remask.train.run import again
 
+    if values.n < 1:
+        raise BadInput(f"--n came as {values.n}: type 1 or more.")
     model = load(values.run)
     if "recipe" not in model.facts or "metrics" not in model.facts:
-        raise BadCheckpoint(f"{values.run} is no finished remask run, so there is nothing to report: finish it with --resume.")
+        raise BadCheckpoint(
+            f"{values.run} is no finished remask run, so there is nothing to report: finish it with --resume."
+        )
     model.conditional()  # a causal net has no masks to fall: say so before the work
     corpus = again(model.facts, values.run)
     metrics = {name: Estimate(**e) for name, e in model.facts["metrics"].items()}

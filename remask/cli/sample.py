@@ -16,11 +16,24 @@ def build(name: str) -> tuple[Parser, list[str]]:
     words = parser("sample", "DIR [--n 8] [--length 128] [--sampler NAME] [--json]")
     words.add_argument("checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model")
     words.add_argument("--n", type=READERS["int"], default=8, metavar="N", help="texts to write [default: 8]")
-    words.add_argument("--length", type=READERS["int"], metavar="N", help="tokens in a text, prompt included; default: what the net can read, at most 128")
+    words.add_argument(
+        "--length",
+        type=READERS["int"],
+        metavar="N",
+        help="tokens in a text, prompt included; default: what the net can read, at most 128",
+    )
     words.add_argument("--prompt", default="", metavar="TEXT", help="how every text begins; [MASK] in it is a blank")
     words.add_argument("--sampler", default="first_hitting", metavar="NAME", help=f"one of {', '.join(SAMPLERS)}")
-    words.add_argument("--top-p", type=READERS["float"], metavar="P", help="draw from the smallest set of tokens with mass P")
-    words.add_argument("--batch", type=READERS["int"], default=16, metavar="N", help="texts at a time; changes nothing but speed [default: 16]")
+    words.add_argument(
+        "--top-p", type=READERS["float"], metavar="P", help="draw from the smallest set of tokens with mass P"
+    )
+    words.add_argument(
+        "--batch",
+        type=READERS["int"],
+        default=16,
+        metavar="N",
+        help="texts at a time; changes nothing but speed [default: 16]",
+    )
     words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the draws [default: 0]")
     words.add_argument("--json", action="store_true", help="one JSON object a text")
     return words, add(words, SAMPLERS[name], f"the sampler {name}: {describe(SAMPLERS[name]).summary}")
@@ -70,8 +83,11 @@ def _canvas(model: Any, values: Any) -> Any:
 
     length = values.length if values.length is not None else min(model.length, 128)
     if not 1 <= length <= model.length:
-        raise BadInput(f"--length came as {length}, but {model.path} reads 1 to {model.length} tokens: type one of those.")
-    prompt = encode(model.tokenizer, [values.prompt], special=True)[0].ids if values.prompt else []
+        raise BadInput(
+            f"--length came as {length}, but {model.path} reads 1 to {model.length} tokens: type one of those."
+        )
+    text = values.prompt.replace("[MASK]", model.tokenizer.mask_token)
+    prompt = encode(model.tokenizer, [text], special=True)[0].ids if text else []
     return prompted(prompt, values.n, length, model.alphabet)
 
 

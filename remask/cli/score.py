@@ -10,8 +10,12 @@ def main(arguments: list[str]) -> int:
     """Score."""
     words = parser("score", "DIR --data F [--json]")
     words.add_argument("checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model")
-    words.add_argument("--data", required=True, metavar="F", help="a plain text (or .gz); every line is scored by itself")
-    words.add_argument("--draws", type=READERS["int"], default=16, metavar="N", help="masks drawn for each line [default: 16]")
+    words.add_argument(
+        "--data", required=True, metavar="F", help="a plain text (or .gz); every line is scored by itself"
+    )
+    words.add_argument(
+        "--draws", type=READERS["int"], default=16, metavar="N", help="masks drawn for each line [default: 16]"
+    )
     words.add_argument("--estimator", default="count", help="of the bound: count or time [default: count]")
     words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the masks [default: 0]")
     words.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -25,8 +29,10 @@ def main(arguments: list[str]) -> int:
     if values.draws < 2:
         raise BadInput(f"--draws came as {values.draws}: type 2 or more, so that there is a standard error.")
     model = load(values.checkpoint)
-    text = read([values.data])[0].text
-    lines = text.split("\n")
+    documents = read([values.data])
+    if len(documents) > 1:
+        raise BadInput(f"{values.data} holds {len(documents)} texts: score reads one plain text, line by line.")
+    lines = documents[0].text.split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     estimates = score(model, lines, draws=values.draws, estimator=values.estimator, seed=values.seed)
     for number, (line, e) in enumerate(zip(lines, estimates), start=1):

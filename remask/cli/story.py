@@ -72,7 +72,9 @@ def pieces(model: Checkpoint, row: Sequence[int]) -> list[str]:
 def sentences(texts: Sequence[str], wanted: int, seed: int) -> list[str]:
     """Real sentences of held-out text, 60 to 160 characters, spread over it."""
     flat = [" ".join(s.split()) for text in texts for block in text.split("\n\n") for s in SENTENCE.split(block)]
-    fit = [s for s in flat if 60 <= len(s) <= 160 and s[0].isupper() and s[-1] in ".!?" and "  " not in s and "*" not in s]
+    fit = [
+        s for s in flat if 60 <= len(s) <= 160 and s[0].isupper() and s[-1] in ".!?" and "  " not in s and "*" not in s
+    ]
     order = Stream.of(seed, max(len(fit), 1)).seeds.argsort().tolist()
     return [fit[i] for i in sorted(order[:wanted])] if fit else []
 
@@ -92,9 +94,7 @@ def blanks(model: Checkpoint, texts: Sequence[str], seed: int) -> list[page.Fill
         hidden = exactly(uniform, torch.ones_like(truth, dtype=torch.bool), count)
         canvas = infill(torch.where(hidden, model.alphabet.mask, truth), model.alphabet)
         guess = written(model, canvas, FirstHitting(draw=Greedy()), seed).tokens
-        filled.append(
-            page.Fill(pieces(model, guess[0].tolist()), hidden[0].tolist(), pieces(model, truth[0].tolist()))
-        )
+        filled.append(page.Fill(pieces(model, guess[0].tolist()), hidden[0].tolist(), pieces(model, truth[0].tolist())))
     return filled
 
 
@@ -161,7 +161,11 @@ def tell(
         ["what", "samples", "held-out text"],
         [
             ["unigram entropy, nats", _pair(writing.metrics["unigram_entropy"]), _pair(writing.entropy)],
-            ["perplexity under the trigram", _pair(writing.metrics["perplexity"]), _pair(grams["trigram"]["perplexity"])],
+            [
+                "perplexity under the trigram",
+                _pair(writing.metrics["perplexity"]),
+                _pair(grams["trigram"]["perplexity"]),
+            ],
         ],
         "Perplexity alone flatters repetition; read it beside the entropy. Tokens are drawn by inverse CDF in float64.",
     )
@@ -170,24 +174,38 @@ def tell(
     sections = [
         page.Section(
             "How it learned",
-            curves.training_curve(curve(path), named, caption="Training loss, and the bound on held-out text against tokens read."),
+            curves.training_curve(
+                curve(path), named, caption="Training loss, and the bound on held-out text against tokens read."
+            ),
         ),
-        page.Section("What it is worth", curves.bars(_bars(bound, grams), "bits per byte, lower is better") + table.to_html()),
+        page.Section(
+            "What it is worth", curves.bars(_bars(bound, grams), "bits per byte, lower is better") + table.to_html()
+        ),
         page.Section(
             "Watch the masks fall",
-            falling(pieces(model, writing.new.tokens[0].tolist()), writing.new.order[0].tolist(), "One cell at a time, in random order"),
-            "A text begins as nothing but masks. Each step opens one random cell and draws its token given all the others seen so far.",
+            falling(
+                pieces(model, writing.new.tokens[0].tolist()),
+                writing.new.order[0].tolist(),
+                "One cell at a time, in random order",
+            ),
+            "A text begins as nothing but masks. Each step opens one random cell and draws its token given all the "
+            "others seen so far.",
         ),
         page.Section(
             "Blanks filled in held-out sentences",
             page.fills(fills),
             f"{HIDDEN:.0%} of each sentence's tokens were hidden; the model never saw these topics. "
-            f"{sum(right)} of {len(right)} blanks came back word for word." if right else "",
+            f"{sum(right)} of {len(right)} blanks came back word for word."
+            if right
+            else "",
         ),
         page.Section(
             "New text",
-            page.samples([page.Sample(text, f"{int(writing.new.calls[i])} network calls") for i, text in enumerate(shown)]) + quality.to_html(),
-            f"First-hitting sampling from a blank canvas, {per_text:.1f} s a text in a batch of {len(writing.new.tokens)}.",
+            page.samples(
+                [page.Sample(text, f"{int(writing.new.calls[i])} network calls") for i, text in enumerate(shown)]
+            )
+            + quality.to_html(),
+            f"First-hitting sampling from blank canvases, {per_text:.1f} s a text, {len(writing.new.calls)} at a time.",
         ),
         page.Section("Make it again", page.recipe(facts.get("command") or "remask demo", _recipe(facts))),
     ]

@@ -49,12 +49,14 @@ def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: st
 
     training = Training(**rooms["training"])  # bad settings fail before torch is loaded
     from remask.cli.show import TrainingLine, estimates, say
-    from remask.train.run import Recipe, Start, Text, train
+    from remask.train.run import Recipe, Start, Text, rank, train
 
     recipe = Recipe(name, training, Text(**rooms["text"]), Start(**rooms["start"]), rooms["fields"])
-    quiet = values.json or not sys.stderr.isatty()
+    quiet = values.json or not sys.stderr.isatty() or rank() > 0
 
     def told(event: str, what: dict[str, Any]) -> None:
+        if rank() > 0:  # one of several processes speaks
+            return
         if event == "corpus":
             side = what["train"]
             say(
@@ -68,6 +70,8 @@ def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: st
         result = train(
             recipe, values.out, resume=values.resume, overwrite=values.overwrite, watch=line, told=told, command=command
         )
+    if rank() > 0:
+        return 0
     if values.json:
         emit(
             {

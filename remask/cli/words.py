@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -82,7 +83,7 @@ def parser(word: str, usage: str) -> Parser:
     return Parser(
         prog=f"remask {word}",
         usage=f"remask {word} {usage}",
-        description=WORDS[word.split()[0]],
+        description=WORDS[word.split(maxsplit=1)[0]],
         formatter_class=argparse.HelpFormatter,
         allow_abbrev=False,
     )
@@ -90,7 +91,16 @@ def parser(word: str, usage: str) -> Parser:
 
 def emit(value: Any) -> None:
     """One JSON object on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null for what JSON has no number for: the standard error of a single row is nan."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def peek(arguments: Sequence[str], flag: str, default: str) -> str:

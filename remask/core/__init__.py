@@ -1,1 +1,1 @@
-"""The nouns: alphabet, canvas, conditional, sampler, objective, net, metric, and the arithmetic below them. Imports torch only."""
+"""The nouns: alphabet, canvas, conditional, sampler, objective, net, metric, and the arithmetic below them."""

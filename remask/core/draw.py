@@ -87,7 +87,7 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Nucleus:
-    """Each cell from the smallest set of tokens that holds `top_p` of its mass (Holtzman et al. 2020, arXiv 1904.09751)."""
+    """Each cell from the smallest set of tokens with `top_p` of its mass (Holtzman et al. 2020, arXiv 1904.09751)."""
 
     top_p: float = 0.9
     joint: bool = False

@@ -62,13 +62,23 @@ class Question(NamedTuple):
     counts: Tensor
     alphabet: Alphabet
 
+    def part(self, rows: Tensor | slice) -> Question:
+        """Some of its rows, with the counts of the whole."""
+        return self._replace(
+            tokens=self.tokens[rows],
+            targets=self.targets[rows],
+            at=self.at[rows],
+            weight=self.weight[rows],
+            documents=self.documents[rows],
+        )
+
 
 class Term(NamedTuple):
     """One part of a loss: `total` in nats, SUMMED over `count`; the loss adds weight * total / count."""
 
     name: str
     total: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # the name is the field's; tuple.count is not wanted here
     weight: float = 1.0
 
 

@@ -1,4 +1,4 @@
-"""Exact likelihood of an autoregressive net by the chain rule (Shannon 1951), in the same units as a masked model's bound.
+"""Exact likelihood of an autoregressive net by the chain rule (Shannon 1951), in the units of a masked model's bound.
 
 Shapes: R rows, L length.
 """
@@ -19,7 +19,9 @@ LAW = "exact"
 
 
 @torch.inference_mode()
-def nats_of_cells(net: Net, inputs: Tensor, tokens: Tensor, documents: Tensor, alphabet: Alphabet, batch: int = 64) -> Tensor:
+def nats_of_cells(
+    net: Net, inputs: Tensor, tokens: Tensor, documents: Tensor, alphabet: Alphabet, batch: int = 64
+) -> Tensor:
     """-log p of each token, [R, L]; `inputs` [R, L] are the tokens as a causal net sees them (shifted right)."""
     parts = []
     for index in torch.arange(len(tokens), device=tokens.device).split(batch):

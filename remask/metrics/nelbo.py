@@ -22,7 +22,9 @@ from remask.core.stream import Purpose, Stream
 from remask.metrics.units import in_units
 
 ESTIMATORS = ("count", "time")
-SMALLEST_TIME = 1e-4  # the `time` estimator leaves out this share of the noise levels, and with it at most this share of the bound
+SMALLEST_TIME = (
+    1e-4  # the `time` estimator leaves out this share of the noise levels, and with it at most this share of the bound
+)
 
 LAW = "upper bound"
 
@@ -89,9 +91,7 @@ def nelbo(
 
     tokens: [R, L]; stream: one seed a row; draws: masks drawn for each row.
     """
-    values = draws_of_rows(
-        conditional, tokens, stream, draws=draws, estimator=estimator, among=among, batch=batch
-    )
+    values = draws_of_rows(conditional, tokens, stream, draws=draws, estimator=estimator, among=among, batch=batch)
     cells = torch.full((len(tokens),), tokens.shape[1]) if among is None else among.sum(1)
     if len(tokens) > 1:
         yield from in_units(values.mean(1), cells, bytes)

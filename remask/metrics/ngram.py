@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from remask.core.errors import BadInput
 from remask.core.metric import Estimate
 from remask.metrics.units import in_units
 
@@ -48,9 +49,14 @@ class NGram:
     """A fitted model.
 
     tokens: [N] int64, the training text as one stream; order: 1 = unigram; size: V.
+    Raises BadInput for a text shorter than `order`, and where V ** order does not fit 63 bits.
     """
 
     def __init__(self, tokens: Tensor, order: int, size: int):
+        if order < 1 or size**order >= 1 << 63:
+            raise BadInput(f"an n-gram of order {order} over {size} tokens cannot be counted: type an order from 1 to 4.")
+        if tokens.numel() < order:
+            raise BadInput(f"an n-gram of order {order} needs a text of at least {order} tokens, not {tokens.numel()}.")
         self.order, self.size = order, size
         text = tokens.flatten().cpu().numpy()
         self.levels = [self._count(text, n) for n in range(1, order + 1)]

@@ -78,7 +78,7 @@ class _TotalNLL(torch.autograd.Function):
                 grad_bias += prob.sum(0)
             low = prob.to(dtype)
             grad_hidden[part] = low @ w  # type: ignore[index]
-            grad_weight += low.T @ h[part]
+            grad_weight += low.T @ h[part]  # type: ignore[operator]
         ctx.save_for_backward(*(g for g in (grad_hidden, grad_weight, grad_bias) if g is not None))
         return total
 

@@ -2,9 +2,9 @@
 
 Small masked nets spend most of a short training finding out that neighbours matter: at a masked position the residual
 stream is constant, and a rotary product near its initial zero says nearly nothing about where a key is. Heads that look
-left, right or freely with a distance penalty, and a first layer that skips masked keys, end that plateau (docs/results.md).
+left, right or freely with a distance penalty, and a first layer that skips masked keys, end it (docs/results.md).
 There is no new parameter: with the bias off these are ModernBERT and ModernBERT-decoder, weight for weight. Because the
-bias must travel with the weights, checkpoints that use it have model types of their own, which `import remask` registers.
+bias must travel with the weights, checkpoints with it have model types of their own, which `import remask` registers.
 Shapes: B batch, H heads, L length, K keys.
 """
 
@@ -14,8 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-from transformers import ModernBertConfig, ModernBertDecoderConfig
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    ModernBertConfig,
+    ModernBertDecoderConfig,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM, ModernBertModel
 from transformers.models.modernbert_decoder.modeling_modernbert_decoder import (
@@ -70,7 +76,7 @@ class DirectionalDecoderConfig(ModernBertDecoderConfig):
     head_slopes: list[float] | None = None
 
 
-def default_directions(heads: int) -> dict[str, list[Any]]:
+def default_directions(heads: int) -> dict[str, Any]:
     """Heads in turn left (slope 1), right (slope 1), free (slope 0)."""
     kinds = [(LEFT, 1.0), (RIGHT, 1.0), (FREE, 0.0)]
     return {
@@ -79,7 +85,7 @@ def default_directions(heads: int) -> dict[str, list[Any]]:
     }
 
 
-def default_slopes(heads: int) -> dict[str, list[float]]:
+def default_slopes(heads: int) -> dict[str, Any]:
     """The causal twin's locality: slopes 1, 1/2, 1/4 in turn."""
     return {"head_slopes": [0.5 ** (h % 3) for h in range(heads)]}
 
@@ -104,19 +110,20 @@ class DirectionalModel(ModernBertModel):
             self._cached_bias = cached
         return cached
 
-    def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **rest: Any
-    ) -> Any:
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **rest: Any) -> Any:
         """As ModernBertModel's; `attention_mask` is [B, L] (1 = seen) or [B, 1, L, L] bool, or None."""
         source = input_ids if input_ids is not None else rest["inputs_embeds"]
         length, device = source.shape[1], source.device
         if attention_mask is not None and attention_mask.ndim == 2:
-            attention_mask = attention_mask.bool()[:, None, None, :] | torch.eye(length, dtype=torch.bool, device=device)
+            attention_mask = attention_mask.bool()[:, None, None, :] | torch.eye(
+                length, dtype=torch.bool, device=device
+            )
         bias = self._bias(length, device)
         every = _combine(bias, attention_mask)
-        first = every
-        if self.config.skip_masked_keys and input_ids is not None:
-            masked = (input_ids == self.config.mask_token_id)[:, None, None, :]
+        first: Tensor = every
+        mask = self.config.mask_token_id
+        if self.config.skip_masked_keys and mask is not None and input_ids is not None:
+            masked = input_ids.eq(mask)[:, None, None, :]
             hidden = masked & ~torch.eye(length, dtype=torch.bool, device=device)
             first = every.masked_fill(hidden, -torch.inf)
         return super().forward(

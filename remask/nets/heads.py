@@ -30,9 +30,7 @@ def _bert(model: Any) -> Head:
 
 def _roberta(model: Any) -> Head:
     head = model.lm_head
-    return Head(
-        lambda h: head.layer_norm(nn.functional.gelu(head.dense(h))), head.decoder.weight, head.decoder.bias
-    )
+    return Head(lambda h: head.layer_norm(nn.functional.gelu(head.dense(h))), head.decoder.weight, head.decoder.bias)
 
 
 def _distilbert(model: Any) -> Head:

@@ -31,6 +31,7 @@ class HuggingFaceNet(nn.Module):
         super().__init__()
         head_of(model)  # an unknown family fails here and not in the first step
         self.model = model
+        self.training = model.training  # else net.train(net.training) would wake the dropout of a loaded model
         if "modernbert" in self.family and self.family not in DIRECTIONAL:
             model.set_attn_implementation("sdpa")  # takes our bool masks; eager attention would add them as numbers
 

@@ -43,7 +43,8 @@ def directional_bias(directions: Sequence[str], slopes: Sequence[float], offset:
     """Additive attention bias [H, L, K], float32: a fixed direction and distance penalty for each head.
 
     A `left` head sees keys at or before the query, a `right` head at or after it, a `free` head both; all pay
-    slope * |distance| (Press et al. 2022, arXiv 2108.12409, made one-sided). Raises UnknownName for any other direction.
+    slope * |distance| (Press et al. 2022, arXiv 2108.12409, made one-sided).
+    Raises UnknownName for any other direction.
     """
     heads = []
     for direction, slope in zip(directions, slopes, strict=True):

@@ -1,7 +1,7 @@
 """Autoregressive: the same trunk, causal, learning p(x_i | x_<i). The baseline that every frontier needs.
 
-Factorises p(x) = prod_i p(x_i | x_<i) (Shannon 1951; Radford et al. 2018). The end token opens every document, so that all L tokens of a row are predicted and the sum is the exact -log p of the
-row, comparable with a masked model's bound token by token.
+Factorises p(x) = prod_i p(x_i | x_<i) (Shannon 1951; Radford et al. 2018). The end token opens every document, so that
+all L tokens of a row are predicted and the sum is the exact -log p of the row, comparable with a masked model's bound.
 Shapes: B batch, L length.
 """
 

@@ -18,10 +18,10 @@ from remask.core.choose import each
 from remask.core.conditional import Conditional
 from remask.core.draw import Categorical, Draw
 from remask.core.errors import BadInput
+from remask.core.refill import refill
 from remask.core.sampler import Info, Law, State, start
 from remask.core.schedule import SCHEDULES
 from remask.core.stream import Purpose, Stream
-from remask.core.refill import refill
 
 
 @dataclass(frozen=True)

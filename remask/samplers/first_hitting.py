@@ -16,9 +16,9 @@ from remask.core.canvas import Canvas
 from remask.core.choose import exactly
 from remask.core.conditional import Conditional
 from remask.core.draw import Categorical, Draw
+from remask.core.refill import refill
 from remask.core.sampler import Info, Law, State, start
 from remask.core.stream import Purpose, Stream
-from remask.core.refill import refill
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Budget: how much of a training is done, by steps or by the clock.
 
-The clock runs while training runs: pauses (evaluation, saving) are left out, and a resumed run goes on where it stopped.
+The clock runs while training runs: evaluation is left out, and a resumed run goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
 
 from remask.core.alphabet import Alphabet
 from remask.core.conditional import Conditional
@@ -79,10 +82,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise BadCheckpoint(f"there is no checkpoint directory at {path}: type the directory that --out named.")
     file = path / "config.json"
     if not file.is_file():
-        raise BadCheckpoint(f"{path} holds no config.json, so it is not a checkpoint: type the directory of a finished run.")
+        raise BadCheckpoint(
+            f"{path} holds no config.json, so it is not a checkpoint: type the directory of a finished run."
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or "model_type" not in config:
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError("no model_type in it")
     except (ValueError, OSError) as error:
         raise BadCheckpoint(f"{file} is damaged ({error}): restore it, or train again into another --out.") from error
@@ -96,18 +101,28 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
     """
     import transformers
 
-    from remask.nets import directional, hf, heads
+    from remask.nets import directional, heads, hf
 
     config = read_config(path)
     family = config["model_type"]
     if family not in heads.FAMILIES:
         raise BadCheckpoint(f"{path} is a '{family}' model: remask opens {', '.join(heads.FAMILIES)}.")
+    attention = config.get("attn_implementation") or config.get("_attn_implementation")
+    if "/" in str(attention):  # transformers would fetch that kernel and run it
+        raise BadCheckpoint(
+            f"{path} asks for attention code from the hub ({attention}): remask runs no code that a checkpoint names; "
+            "delete attn_implementation from its config.json."
+        )
     if not (Path(path) / WEIGHTS).is_file() and not (Path(path) / f"{WEIGHTS}.index.json").is_file():
-        raise BadCheckpoint(f"{path} holds no {WEIGHTS}: remask reads safetensors only, since other formats can run code.")
+        raise BadCheckpoint(
+            f"{path} holds no {WEIGHTS}: remask reads safetensors only, since other formats can run code."
+        )
     is_causal = family in hf.CAUSAL
     if causal is not None and causal != is_causal:
         wanted, came = ("a causal", "a masked") if causal else ("a masked", "a causal")
-        raise BadCheckpoint(f"{path} is {came} model ('{family}') and this objective needs {wanted} one: type another --init.")
+        raise BadCheckpoint(
+            f"{path} is {came} model ('{family}') and this objective needs {wanted} one: type another --init."
+        )
     directional.register()
     opener = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
     try:
@@ -121,7 +136,9 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         names = ", ".join(missing[:3]) or str(report["mismatched_keys"][0])
-        raise BadCheckpoint(f"{path} lacks weights that its config asks for ({names} ...): it has no usable prediction head.")
+        raise BadCheckpoint(
+            f"{path} lacks weights that its config asks for ({names} ...): it has no usable prediction head."
+        )
     return HuggingFaceNet(model.eval())
 
 
@@ -134,7 +151,9 @@ def load(path: str | Path) -> Checkpoint:
     file = Path(path) / FACTS
     try:
         facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, OSError) as error:
         raise BadCheckpoint(f"{file} is damaged ({error}): restore it or delete it.") from error
     return Checkpoint(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), facts, str(path))
 
@@ -160,21 +179,31 @@ def flush(directory: Path) -> None:
 
 
 def sound(directory: Path, training: bool = True) -> bool:
-    """Whether a checkpoint directory is whole: every file there, the weights' header and length right."""
+    """Whether a checkpoint directory is whole: every file there and readable to its end."""
     wanted = ("config.json", WEIGHTS, *(STATE if training else (FACTS,)))
     if not all((directory / name).is_file() for name in wanted):
         return False
-    if training and not any(directory.glob("rng_state*.pth")):  # one for each process
+    states = [*directory.glob("*.pt"), *directory.glob("rng_state*.pth")] if training else []
+    if training and not any(state.suffix == ".pth" for state in states):  # one for each process
         return False
     try:
-        json.loads((directory / FACTS).read_text(encoding="utf-8"))
-        with (directory / WEIGHTS).open("rb") as file:
-            head = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(head))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return (directory / WEIGHTS).stat().st_size == 8 + head + max(ends)
-    except (ValueError, OSError, KeyError):
+        for name in wanted:
+            if name.endswith(".json"):
+                json.loads((directory / name).read_text(encoding="utf-8"))
+        weights = [*directory.glob("*.safetensors")] if training else [directory / WEIGHTS]
+        return all(map(_whole, weights)) and all(map(zipfile.is_zipfile, states))  # a zip's directory comes last
+    except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError):
         return False
+
+
+def _whole(weights: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    size = weights.stat().st_size
+    with weights.open("rb") as file:
+        head = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(head)) if head < size else {}
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return size == 8 + head + max(ends)
 
 
 def commit(staged: Path, final: Path, training: bool = True) -> None:
@@ -202,36 +231,49 @@ def publish(directory: Path, net: HuggingFaceNet, tokenizer: Any, facts: Mapping
     staged = directory / STAGING / "publish"
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        write_net(staged, net, tokenizer, facts)
-        flush(staged)
-        if not sound(staged, training=False):
-            raise SaveFailed(f"what was written to {staged} is not whole; the last good checkpoint is untouched.")
-        for file in sorted(staged.iterdir(), key=lambda f: f.name == FACTS):
-            os.replace(file, directory / file.name)
-        flush_parent(directory / FACTS)
-    except OSError as error:
-        raise full(directory, error) from error
+        with saving(directory):
+            write_net(staged, net, tokenizer, facts)
+            flush(staged)
+            if not sound(staged, training=False):
+                raise SaveFailed(f"what was written to {staged} is not whole; the last good checkpoint is untouched.")
+            for file in sorted(staged.iterdir(), key=lambda f: f.name == FACTS):
+                os.replace(file, directory / file.name)
+            flush_parent(directory / FACTS)
     finally:
         shutil.rmtree(directory / STAGING, ignore_errors=True)
 
 
-def full(directory: Path, error: Exception) -> SaveFailed:
-    """The sentence for a disk that would not take a checkpoint."""
-    return SaveFailed(
-        f"saving to {directory} failed ({error}): free some space and type the same command with --resume; "
-        "the last good checkpoint is untouched."
-    )
+@contextmanager
+def saving(directory: Path) -> Iterator[None]:
+    """Around whatever writes to a run: a disk that would not take it becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        # torch says RuntimeError, safetensors has its own, and tokenizers raises a bare Exception
+        if not isinstance(error, OSError | RuntimeError | SafetensorError) and type(error) is not Exception:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SaveFailed(
+            f"saving to {directory} failed ({reason}): free some space and type the same command with --resume; "
+            "the last good checkpoint is untouched."
+        ) from error
 
 
 def newest(run: str | Path) -> Path | None:
     """The newest whole training checkpoint of a run, or None."""
+    return next(filter(sound, _numbered(run)), None)
+
+
+def _numbered(run: str | Path) -> list[Path]:
+    """Training checkpoints, whole or not, the newest first."""
     found = (Path(run) / "checkpoints").glob("checkpoint-*")
-    numbered = sorted(((int(p.name.rsplit("-", 1)[1]), p) for p in found if p.name.rsplit("-", 1)[1].isdigit()), reverse=True)
-    return next((path for _, path in numbered if sound(path)), None)
+    numbered = [(int(p.name.rsplit("-", 1)[1]), p) for p in found if p.name.rsplit("-", 1)[1].isdecimal()]
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def prune(run: str | Path, keep: int = 2) -> None:
-    """Delete all but the newest training checkpoints."""
-    found = sorted((Path(run) / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    for path in found[:-keep]:
+    """Delete the training checkpoints that are older than the newest `keep` whole ones."""
+    paths = _numbered(run)
+    whole = [at for at, path in enumerate(paths) if sound(path)]
+    for path in paths[whole[keep - 1] + 1 :] if len(whole) >= keep else []:
         shutil.rmtree(path, ignore_errors=True)

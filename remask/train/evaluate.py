@@ -37,17 +37,16 @@ def weigh(
 
     The masks depend on `seed` and the row number only, so two nets are weighed with the same ones.
     """
-    training = net.training
+    training, device = net.training, next(net.parameters()).device
+    rows = Rows(*(part.to(device) for part in rows))
     net.eval()
     try:
         if net.causal:
             inputs = shifted(rows.tokens, rows.documents, alphabet.end)
             return dict(likelihood(net, inputs, rows.tokens, rows.documents, alphabet, bytes=rows.bytes))
         conditional = NetConditional(net, alphabet, documents=rows.documents)
-        stream = Stream.of(seed, len(rows.tokens))
-        return dict(
-            nelbo(conditional, rows.tokens, stream, bytes=rows.bytes, draws=draws, estimator=estimator)
-        )
+        stream = Stream.of(seed, len(rows.tokens), device)
+        return dict(nelbo(conditional, rows.tokens, stream, bytes=rows.bytes, draws=draws, estimator=estimator))
     finally:
         net.train(training)
 

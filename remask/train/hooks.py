@@ -29,6 +29,10 @@ class Average(TrainerCallback):
         self.net, self.decay = net, decay
         self.shadow = {n: p.detach().clone() for n, p in net.named_parameters()}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Follow the weights to their device."""
+        self.shadow = {n: self.shadow[n].to(p.device) for n, p in self.net.named_parameters()}
+
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Move a little towards the newest weights."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
@@ -106,7 +110,7 @@ class Clock(TrainerCallback):
             self._take_bound(state)
         self.watch(self.line())
         if len(self._losses) == LOSSES:
-            self.flush()
+            self.flush(args.device)
         if self.interrupted or self.budget.spent:
             control.should_training_stop = True
         every = self.settings.save_steps
@@ -121,11 +125,11 @@ class Clock(TrainerCallback):
         """The loss of one forward pass; the parts of a step add up."""
         self._parts += loss
 
-    def flush(self) -> None:
-        """Write the mean of the losses gathered."""
+    def flush(self, device: torch.device) -> None:
+        """Write the mean of the losses gathered, over all processes."""
         if self._losses:
             step = self.budget.step
-            mean = sum(self._losses) / len(self._losses)
+            mean = _over_processes(sum(self._losses) / len(self._losses), device)
             self.history.add(step=step, tokens=step * self.tokens_per_step, seconds=self.budget.seconds, loss=mean)
             self._losses.clear()
 
@@ -133,9 +137,7 @@ class Clock(TrainerCallback):
         self.budget.pause()
         metrics = self.evaluate()
         self.bound = metrics.get("bits_per_byte", metrics["nats_per_token"])
-        self.history.bound(
-            state.global_step, state.global_step * self.tokens_per_step, self.budget.seconds, metrics
-        )
+        self.history.bound(state.global_step, state.global_step * self.tokens_per_step, self.budget.seconds, metrics)
         self.budget.start()
 
     def line(self) -> dict[str, Any]:
@@ -153,6 +155,20 @@ class Clock(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Stop the clock and give Ctrl-C back."""
         self.budget.pause()
-        self.flush()
+        self.flush(args.device)
+        self.release()
+
+    def release(self) -> None:
+        """Give Ctrl-C back; when training ends in an error nobody else does."""
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+
+def _over_processes(value: float, device: torch.device) -> float:
+    """The mean of a number over all processes of a run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return float(total) / torch.distributed.get_world_size()

@@ -63,7 +63,7 @@ class Loader:
         for turn in range(self.accumulate):
             first = (turn * self.ranks + self.rank) * self.batch
             here = slice(first, first + self.batch)
-            mine = Question(*(part[here] for part in question[:5]), question.counts, question.alphabet)
+            mine = question.part(here)
             parts.append(Part(mine, Stream(stream.seeds[here]), question.counts))
         return parts
 

@@ -1,9 +1,9 @@
 """A run: objective + net + data + settings + seed, in a directory that can be resumed and read by transformers.
 
-    DIR/config.json, model.safetensors, tokenizer files, remask.json    the newest finished weights
-    DIR/recipe.json                                                     what reproduces the run
-    DIR/history.jsonl, tensorboard/                                     its curve
-    DIR/checkpoints/checkpoint-N                                        what --resume goes on from
+DIR/config.json, model.safetensors, tokenizer files, remask.json    the newest finished weights
+DIR/recipe.json                                                     what reproduces the run
+DIR/history.jsonl, tensorboard/                                     its curve
+DIR/checkpoints/checkpoint-N                                        what --resume goes on from
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import remask
 from remask.core.errors import BadData, BadInput, OutputExists, UnknownName
 from remask.core.metric import Estimate
 from remask.data.corpus import Corpus, prepare
-from remask.data.pack import Rows
 from remask.data.tokenizers import alphabet as alphabet_of
 from remask.nets import encoder
 from remask.nets.hf import HuggingFaceNet
@@ -40,7 +39,17 @@ from remask.train.settings import Training
 RECIPE = "recipe.json"
 CURVE_ROWS = 64  # held-out rows weighed along the way; the final figure uses all of them
 FINAL_DRAWS, FINAL_WORK = 8, 4096  # masks per row in the last weighing, fewer where there are many rows
-MAY_CHANGE = frozenset({"steps", "minutes", "save_minutes", "save_steps", "evaluations"})  # on --resume
+MAY_CHANGE = frozenset(  # on --resume: how long, how often, and what a run that diverged must lower
+    {"steps", "minutes", "save_minutes", "save_steps", "evaluations", "learning_rate", "rest_learning_rate", "clip"}
+)
+
+OURS = (  # what a run writes into its directory
+    *("recipe.json", "recipe.json.part", "remask.json", "history.jsonl", "history.jsonl.part", "report.html"),
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+    *("checkpoints/checkpoint-*", "tensorboard/events.out.tfevents.*", checkpoint.STAGING),
+)
 
 
 @dataclass(frozen=True)
@@ -107,29 +116,66 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def processes() -> int:
+    """How many processes torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def claim(out: str | Path, recipe: Recipe, resume: bool, overwrite: bool) -> Path:
     """Make the output directory ours, or refuse; returns it with the recipe written."""
     run = Path(out)
     if resume and overwrite:
         raise BadInput("--resume and --overwrite came together: type one of them.")
-    ours = (run / RECIPE).is_file() or (run / checkpoint.FACTS).is_file()
     if run.exists() and not run.is_dir():
         raise OutputExists(f"{run} is a file: type another --out.")
-    occupied = run.is_dir() and any(run.iterdir())
-    if occupied and not ours:
+    occupied = run.is_dir() and any(path.name != f"{RECIPE}.part" for path in run.iterdir())
+    if occupied and not _is_run(run):
         raise OutputExists(f"{run} holds files that are not a remask run: type another --out.")
     if occupied and not resume and not overwrite:
-        raise OutputExists(f"{run} holds another run: type --resume to go on with it, --overwrite to replace it, or another --out.")
+        raise OutputExists(
+            f"{run} holds another run: type --resume to go on with it, --overwrite to replace it, or another --out."
+        )
     if resume and not (run / RECIPE).is_file():
-        raise BadInput(f"there is no run to resume in {run}: type the directory of a started run, or leave out --resume.")
+        raise BadInput(
+            f"there is no run to resume in {run}: type the directory of a started run, or leave out --resume."
+        )
     if resume:
         _same(run, recipe)
         return run
-    if occupied:
-        shutil.rmtree(run)
-    run.mkdir(parents=True, exist_ok=True)
-    save_recipe(run, _plain(recipe))
+    try:
+        _erase(run)
+        run.mkdir(parents=True, exist_ok=True)
+        save_recipe(run, _plain(recipe))
+    except OSError as error:
+        raise BadInput(f"nothing can be written to {run} ({error.strerror or error}): type another --out.") from error
     return run
+
+
+def _read_recipe(run: Path) -> dict[str, Any] | None:
+    """The recipe that a run was started with; None where there is none of ours."""
+    try:
+        recipe = json.loads((run / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    rooms = {"objective", "fields", "text", "start", "training"}
+    return recipe if isinstance(recipe, dict) and rooms <= set(recipe) else None
+
+
+def _is_run(run: Path) -> bool:
+    return _read_recipe(run) is not None or (run / checkpoint.FACTS).is_file() or checkpoint.newest(run) is not None
+
+
+def _erase(run: Path) -> None:
+    """Delete what a run wrote; whatever else lies in its directory is somebody else's and stays."""
+    for pattern in OURS:
+        for path in run.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    for name in ("checkpoints", "tensorboard"):
+        if (run / name).is_dir() and not any((run / name).iterdir()):
+            (run / name).rmdir()
 
 
 def save_recipe(run: Path, recipe: dict[str, Any]) -> None:
@@ -141,7 +187,9 @@ def save_recipe(run: Path, recipe: dict[str, Any]) -> None:
 
 def _same(run: Path, recipe: Recipe) -> None:
     """Refuse to resume with another recipe."""
-    before, now = json.loads((run / RECIPE).read_text(encoding="utf-8")), _plain(recipe)
+    before, now = _read_recipe(run), _plain(recipe)
+    if before is None:
+        raise BadInput(f"{run / RECIPE} is damaged, so nothing can be resumed: type --overwrite to start anew.")
     for room in ("objective", "fields", "text", "start", "training"):
         old, new = before[room], now[room]
         if not isinstance(old, dict):
@@ -171,11 +219,10 @@ def _net(recipe: Recipe, corpus_alphabet: Any, causal: bool) -> HuggingFaceNet:
     return net
 
 
-def _corpus(recipe: Recipe, run: Path, resume: bool) -> Corpus:
+def _corpus(recipe: Recipe, found: Path | None) -> Corpus:
+    """The text, with the tokenizer of a checkpoint where there is one."""
     text = recipe.text
-    tokenizer = text.tokenizer or recipe.start.init or "bpe:4096"
-    if resume and (run / "tokenizer.json").is_file():
-        tokenizer = str(run)
+    tokenizer = str(found) if found is not None else text.tokenizer or recipe.start.init or "bpe:4096"
     unique = "embedded" in text.data if text.unique is None else text.unique
     return prepare(
         text.data,
@@ -193,11 +240,11 @@ def _corpus(recipe: Recipe, run: Path, resume: bool) -> Corpus:
 def again(facts: dict[str, Any], run: str | Path) -> Corpus:
     """The text of a finished run, read anew; BadData when it has changed."""
     recipe = facts["recipe"]
-    text = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe["text"].items()}
+    text: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in recipe["text"].items()}
     plan = Recipe(
         recipe["objective"], Training(**recipe["training"]), Text(**text), Start(**recipe["start"]), recipe["fields"]
     )
-    corpus = _corpus(plan, Path(run), resume=True)
+    corpus = _corpus(plan, Path(run))
     _check_text(facts, corpus)
     return corpus
 
@@ -212,7 +259,11 @@ def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet) -
         "data": {"fingerprint": corpus.fingerprint, **corpus.notes},
         "alphabet": {**alphabet._asdict(), "special": sorted(alphabet.special)},
         "parameters": sum(p.numel() for p in net.parameters()),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
         "threads": torch.get_num_threads(),
     }
 
@@ -230,7 +281,8 @@ def train(
     """Train, and leave a checkpoint in `out`.
 
     watch: called after every step with what a progress line shows; told: called at milestones (`corpus`, `resumed`,
-    `trained`) with plain data; command: what was typed, for the record. Raises the errors of core/errors.py; what was saved before stays whole.
+    `trained`) with plain data; command: what was typed, for the record.
+    Raises the errors of core/errors.py; what was saved before stays whole.
     """
     if recipe.objective not in OBJECTIVES:
         raise UnknownName("objective", recipe.objective, OBJECTIVES)
@@ -239,26 +291,32 @@ def train(
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
     if recipe.start.init is not None:
         checkpoint.read_config(recipe.start.init)
-    if recipe.training.minutes is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if recipe.training.minutes is not None and processes() > 1:
         raise BadInput("--minutes came with several processes, whose clocks differ: type --steps N instead.")
     run = Path(out)
     if resume:
         claim(out, recipe, resume, overwrite)
-    corpus = _corpus(recipe, run, resume)
-    alphabet = alphabet_of(corpus.tokenizer)
-    net = _net(recipe, alphabet, objective.causal)
-    if net.vocabulary > alphabet.size:
-        alphabet = alphabet._replace(size=net.vocabulary)
+    found = checkpoint.newest(run) if resume else None
+    corpus = _corpus(recipe, found)
+    net = _net(recipe, alphabet_of(corpus.tokenizer), objective.causal)
+    alphabet = alphabet_of(corpus.tokenizer, net.vocabulary)
     if not resume and rank() == 0:  # only now: a bad text or checkpoint must not cost an old run
         claim(out, recipe, resume, overwrite)
-        corpus.tokenizer.save_pretrained(str(run))
     facts = {**_facts(recipe, corpus, alphabet, net), "command": command}
     told("corpus", {**facts["data"], "parameters": facts["parameters"]})
-    found = checkpoint.newest(run) if resume else None
     if found is not None:
-        _check_text(json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8")), corpus)
+        _check_same(json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8")), corpus)
         told("resumed", {"from": str(found)})
     return _fit(recipe, run, objective, net, corpus, alphabet, facts, found, watch, told)
+
+
+def _check_same(facts: dict[str, Any], corpus: Corpus) -> None:
+    _check_text(facts, corpus)
+    if facts["processes"] != processes():
+        raise BadInput(
+            f"the run was started with {facts['processes']} processes and now {processes()} came, which would change "
+            "the batch: resume with as many, or type --overwrite to start anew."
+        )
 
 
 def _check_text(facts: dict[str, Any], corpus: Corpus) -> None:
@@ -289,7 +347,14 @@ def _fit(
     resume_step = int(found.name.rsplit("-", 1)[1]) if found is not None else 0
     history = History(run, resume_step, writes=rank() == 0)
     loader = Loader(
-        objective, corpus.train, alphabet, batch=settings.batch, accumulate=settings.accumulate, seed=settings.seed
+        objective,
+        corpus.train,
+        alphabet,
+        batch=settings.batch,
+        accumulate=settings.accumulate,
+        seed=settings.seed,
+        rank=rank(),
+        ranks=processes(),
     )
     average = Average(net, settings.ema) if settings.ema > 0 else None
     few = corpus.valid.select(spread(len(corpus.valid.tokens), CURVE_ROWS))
@@ -314,7 +379,13 @@ def _fit(
         average,
         [clock] if average is None else [average, clock],
     )
-    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    if found is not None:
+        trainer.restore(found)
+    if not budget.spent:  # a run may have died after its last step
+        try:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        finally:
+            clock.release()
     told("trained", trainer.record())
     if average is not None:
         average.swap()
@@ -325,11 +396,9 @@ def _fit(
     facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
     if rank() == 0:
         checkpoint.publish(run, net, corpus.tokenizer, facts)
-    return Result(run, metrics, corpus, net.eval(), facts)
+    return Result(run, metrics, corpus, net.eval().cpu(), facts)
 
 
 def spread(rows: int, wanted: int) -> list[int]:
     """At most `wanted` row numbers, evenly spread."""
     return sorted({round(i * (rows - 1) / max(wanted - 1, 1)) for i in range(min(rows, wanted))})
-
-

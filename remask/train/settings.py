@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from remask.core.errors import BadInput
 
 OPTIMIZERS = ("muon", "adamw")
 DECAYS = ("linear", "cosine")
+RATES = ("learning_rate", "rest_learning_rate")
+ABOVE_ZERO = ("steps", "minutes", "batch", "accumulate", "save_minutes", "save_steps", *RATES)
+NOT_BELOW_ZERO = ("weight_decay", "clip", "evaluations")
+SHARES = ("warmup", "ema")
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,21 @@ class Training:
         if (self.steps is None) == (self.minutes is None):
             came = "neither" if self.steps is None else "both"
             raise BadInput(f"training needs either --steps or --minutes; {came} came: type --steps N or --minutes M.")
-        for name in ("steps", "minutes", "batch", "accumulate", "save_minutes", "save_steps"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise BadInput(f"--{name.replace('_', '-')} came as {value}: it must be above 0.")
+        for names, least, fits in (
+            (ABOVE_ZERO, "above 0", lambda x: x > 0),
+            (NOT_BELOW_ZERO, "0 or more", lambda x: x >= 0),
+            (SHARES, "in [0, 1)", lambda x: 0 <= x < 1),
+        ):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not (fits(value) and math.isfinite(value)):
+                    raise BadInput(f"--{name.replace('_', '-')} came as {value}: it must be {least}.")
+        if not 0 <= self.cooldown <= 1:
+            raise BadInput(f"--cooldown came as {self.cooldown}: it must be in [0, 1].")
         if self.optimizer not in OPTIMIZERS:
             raise BadInput(f"there is no optimizer '{self.optimizer}': type --optimizer {'|'.join(OPTIMIZERS)}.")
         if self.decay not in DECAYS:
             raise BadInput(f"there is no decay '{self.decay}': type --decay {'|'.join(DECAYS)}.")
-        if not 0 <= self.ema < 1:
-            raise BadInput(f"--ema came as {self.ema}: it must lie in [0, 1).")
 
     def rates(self, fresh: bool) -> tuple[float, float]:
         """Peak learning rates (matrices, rest); `fresh` = the net starts from random weights."""

@@ -108,7 +108,7 @@ class MaskedTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Muon and AdamW, or AdamW."""
-        if self.optimizer is None:
+        if self.optimizer is None:  # type: ignore[has-type]
             self.optimizer = optimizer.build(self.model, self.settings, self.fresh)
         return self.optimizer
 
@@ -126,9 +126,7 @@ class MaskedTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         device = self.args.device
-        question = type(inputs.question)(
-            *(x.to(device) if isinstance(x, Tensor) else x for x in inputs.question)
-        )
+        question = type(inputs.question)(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs.question))
         stream = type(inputs.stream)(inputs.stream.seeds.to(device))
         return Part(question, stream, inputs.counts.to(device))
 
@@ -139,7 +137,7 @@ class MaskedTrainer(Trainer):
         loss = scaled(output, inputs.counts, self.args.world_size)
         if not torch.isfinite(loss):
             raise Diverged(
-                f"the loss became {float(loss)} at step {self.state.global_step + 1}: lower --learning-rate "
+                f"the loss became {float(loss.detach())} at step {self.state.global_step + 1}: lower --learning-rate "
                 f"(or --rest-learning-rate, or --clip) and go on from the last good checkpoint with --resume."
             )
         self.heard(float(loss.detach()))
@@ -150,13 +148,15 @@ class MaskedTrainer(Trainer):
 
     def record(self) -> dict[str, Any]:
         """The facts of this moment."""
-        step = self.state.global_step
+        step = self.budget.step
         tokens = step * self.loader.slots * self.loader.rows.tokens.shape[1]
         spent = {"step": step, "tokens": tokens, "seconds": round(self.budget.seconds, 3)}
         return {**self.facts, **spent, "processes": self.args.world_size}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
+        if not self.args.should_save:  # one of several processes writes
+            return
         if any(not torch.isfinite(p).all() for p in self.model.parameters()):
             raise Diverged(
                 f"the weights are not finite at step {self.state.global_step}: lower --learning-rate and go on from "
@@ -172,22 +172,36 @@ class MaskedTrainer(Trainer):
         staged = staging / f"checkpoint-{step}"
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # or this would take away what a faster process writes
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # every process has written its part
-            if self.args.should_save:
-                (self.run / "checkpoints").mkdir(exist_ok=True)
-                checkpoint.commit(staged, self.run / "checkpoints" / f"checkpoint-{step}")
-                checkpoint.prune(self.run)
-        except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError or their own
-            raise checkpoint.full(self.run, error) from error
+            with checkpoint.saving(self.run):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # every process has written its part
+                if self.args.should_save:
+                    (self.run / "checkpoints").mkdir(exist_ok=True)
+                    checkpoint.commit(staged, self.run / "checkpoints" / f"checkpoint-{step}")
+                    checkpoint.prune(self.run)
         finally:
             if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_model(self.model.net.model, str(Path(resume_from_checkpoint) / checkpoint.WEIGHTS))
-        facts = json.loads((Path(resume_from_checkpoint) / checkpoint.FACTS).read_text(encoding="utf-8"))
+    def restore(self, found: Path) -> None:
+        """Take the weights, their average and the clock of a checkpoint."""
+        load_model(self.model.net.model, str(found / checkpoint.WEIGHTS))
+        facts = json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8"))
         self.budget.restore(facts["seconds"], facts["step"])
         if self.average is not None:
-            self.average.load(Path(resume_from_checkpoint))
+            self.average.load(found)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        del model
+        self.restore(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        wanted = list(self.lr_scheduler.base_lrs)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.lr_scheduler.base_lrs == wanted:
+            return
+        self.lr_scheduler.base_lrs = wanted  # resumed with another --learning-rate
+        for group, rate in zip(self.optimizer.param_groups, wanted, strict=True):
+            group["initial_lr"], group["lr"] = rate, rate * self._factor(self.lr_scheduler.last_epoch)

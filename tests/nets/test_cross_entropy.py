@@ -156,6 +156,9 @@ def test_a_tied_matrix_gets_the_gradients_of_both_its_ends(family, name):
 # what is never made
 
 
+PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.matmul.default]
+
+
 class Counter(TorchDispatchMode):
     """The largest tensor that any operation makes, and how many matrix products there are."""
 
@@ -168,7 +171,7 @@ class Counter(TorchDispatchMode):
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, torch.Tensor):
                 self.largest = max(self.largest, tensor.numel())
-        self.products += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        self.products += func in PRODUCTS
         return out
 
 

@@ -96,7 +96,7 @@ def by_hand(net, tokens, documents, attend, skipping=(0,)):
     heads, width = config.num_attention_heads, config.hidden_size
     length, size = len(tokens), width // heads
     place = restart(documents[None])[0].double()
-    frequency = 10_000.0 ** (-torch.arange(0, size, 2).double() / size)
+    frequency = config.rope_parameters["full_attention"]["rope_theta"] ** (-torch.arange(0, size, 2).double() / size)
     angle = (place[:, None] * frequency).repeat(1, 2)
 
     def norm(x, name):
@@ -343,9 +343,9 @@ def test_one_net_reads_rows_of_every_length():
     assert gap(logits(net, text(1, 4)), logits(fresh, text(1, 4))) == 0
 
 
-@pytest.mark.parametrize("net", [encoder(), decoder()], ids=["encoder", "decoder"])
-def test_gradient_checkpointing_changes_no_gradient(net):
-    tokens = masked(text(2, 12))
+@pytest.mark.parametrize("make_net", [encoder, decoder])
+def test_gradient_checkpointing_changes_no_gradient(make_net):
+    net, tokens = make_net(), masked(text(2, 12))
 
     def gradients():
         net.model.zero_grad()
@@ -354,10 +354,9 @@ def test_gradient_checkpointing_changes_no_gradient(net):
 
     net.train()
     plain = gradients()
-    net.model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert gap(gradients(), plain) <= 1e-5 * plain.abs().max()
-    net.model.gradient_checkpointing_disable()
-    net.eval()
+    net.model.activation_checkpointing_enable()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in net.modules())
+    assert gap(gradients(), plain) < 1e-5
 
 
 # the causal twin writes

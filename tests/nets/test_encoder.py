@@ -14,7 +14,21 @@ from remask.nets import hf
 from remask.nets.encoder import SIZES, build
 from remask.nets.hf import HuggingFaceNet
 from remask.train.checkpoint import load_net
-from tests.nets.tiny import ALPHABET, MAKE, MASK, OWN_POSITIONS, V, gap, logits, make, masked, padding, shake, text, theirs
+from tests.nets.tiny import (
+    ALPHABET,
+    MAKE,
+    MASK,
+    OWN_POSITIONS,
+    V,
+    gap,
+    logits,
+    make,
+    masked,
+    padding,
+    shake,
+    text,
+    theirs,
+)
 
 PLAIN = {False: ModernBertForMaskedLM, True: ModernBertDecoderForCausalLM}
 AUTO = {False: AutoModelForMaskedLM, True: AutoModelForCausalLM}
@@ -84,8 +98,7 @@ def test_a_model_opened_with_eager_attention_says_the_same(family):
 
 @pytest.mark.parametrize("family", MAKE)
 def test_packed_documents_equal_each_document_alone(family):
-    net, tokens = make(family), text(3, 16)
-    tokens = tokens if net.causal or family == "roberta" else masked(tokens)
+    net, tokens = make(family), masked(text(3, 16))
     packed = logits(net, tokens, documents=DOCUMENTS)
     assert gap(logits(net, tokens)[0], packed[0]) > 1e-2  # without `documents` they do see each other
     for row in range(3):
@@ -178,12 +191,12 @@ def test_build_leaves_every_global_generator_alone(monkeypatch):
     torch.manual_seed(0)
     assert reseeded  # what torch.manual_seed does, and build must not
     reseeded.clear()
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     for causal in (False, True):
         build("tiny", ALPHABET, 16, causal=causal, seed=5)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
-    assert (np.random.get_state()[1] == before[2]).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == before[2]).all()
     assert not reseeded
 
 

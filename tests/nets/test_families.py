@@ -97,6 +97,7 @@ def test_a_family_stays_itself_through_loading_and_saving(family, tmp_path):
     model.save_pretrained(tmp_path / "first")
     net = load_net(tmp_path / "first")
     assert not net.training
+    assert not net.train(net.training).model.training
     assert net.family == model.config.model_type
     net.model.save_pretrained(tmp_path / "second")
     first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
@@ -148,5 +149,5 @@ def test_roberta_with_another_padding_id_counts_from_there():
 
 def test_a_family_without_a_known_head_is_refused_by_name():
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": V}
-    with pytest.raises(BadCheckpoint, match="'t5' model cannot be used.*roberta"):
+    with pytest.raises(BadCheckpoint, match=r"'t5' model cannot be used.*roberta"):
         HuggingFaceNet(T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)))

@@ -102,7 +102,9 @@ class OnePurpose(FirstHitting):
     def step(self, stream, state, conditional):
         masked = masked_cells(state, conditional)
         where = stream.uniform(state.step, Purpose.TOKEN, masked.shape[1])
-        return refill(self.draw, stream, state, conditional, exactly(where, masked, torch.ones_like(state.step)), masked)
+        return refill(
+            self.draw, stream, state, conditional, exactly(where, masked, torch.ones_like(state.step)), masked
+        )
 
 
 @dataclass(frozen=True)

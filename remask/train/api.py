@@ -1,0 +1,45 @@
+"""`remask.train(...)`: the command's flags as keyword arguments."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from remask.core.errors import UnknownName
+from remask.objectives import OBJECTIVES
+from remask.train.checkpoint import Checkpoint, load
+from remask.train.hooks import Watch
+from remask.train.run import Recipe, Start, Text
+from remask.train.run import train as run
+from remask.train.settings import Training
+
+
+def train(
+    objective: str = "mdlm",
+    *,
+    out: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    watch: Watch = lambda line: None,
+    **flags: Any,
+) -> Checkpoint:
+    """Train a model and open it.
+
+    flags: those of `remask train`, with underscores: the fields of Text, Start, Training and of the objective, for
+    example data=["my.txt"], net="tiny", steps=1000. watch: called after every step. Raises UnknownName for a flag that
+    nobody has, and the errors of core/errors.py.
+    """
+    rooms = {"text": Text, "start": Start, "training": Training, "fields": OBJECTIVES.load(objective)}
+    owner = {f.name: room for room, kind in rooms.items() for f in fields(kind)}
+    taken: dict[str, dict[str, Any]] = {room: {} for room in rooms}
+    for name, value in flags.items():
+        if name not in owner:
+            raise UnknownName("flag", name, owner)
+        taken[owner[name]][name] = tuple(value) if isinstance(value, list) else value
+    recipe = Recipe(
+        objective, Training(**taken["training"]), Text(**taken["text"]), Start(**taken["start"]), taken["fields"]
+    )
+    typed = ", ".join([repr(objective), f"out={str(out)!r}", *(f"{k}={v!r}" for k, v in flags.items())])
+    run(recipe, out, resume=resume, overwrite=overwrite, watch=watch, command=f"remask.train({typed})")
+    return load(out)

@@ -1,0 +1,134 @@
+"""The one loop: who is asked, who has left, what is handed over as settled."""
+
+import pytest
+import torch
+
+from remask.core.canvas import blank, infill
+from remask.core.draw import Categorical
+from remask.core.refill import refill
+from remask.core.sampler import Info, State, ask, run, sample, select, settled, start
+from remask.core.stream import Stream
+from remask.samplers.ancestral import Ancestral
+from remask.samplers.first_hitting import FirstHitting
+from tests.oracle import LAWS, Watched
+
+ORACLE = LAWS["markov_chain"]
+MASK = ORACLE.alphabet.mask
+
+
+def staircase():
+    """Rows with 0, 1, 2, 3, 4 unknown cells, the last ones of the row."""
+    tokens = ORACLE.sample(5, 0)
+    for row in range(5):
+        tokens[row, 4 - row :] = MASK
+    return infill(tokens, ORACLE.alphabet)
+
+
+def test_rows_that_are_done_leave_the_batch():
+    watched = Watched(ORACLE, 5)
+    steps = list(run(FirstHitting(), watched, staircase(), Stream.of(0, 5)))
+    assert watched.ledger.batches == [4, 3, 2, 1]
+    assert watched.ledger.calls.tolist() == [0, 1, 2, 3, 4]
+    assert [state.done.tolist() for state, _ in steps] == [[i <= k for i in range(5)] for k in (1, 2, 3, 4)]
+    assert [info.calls.tolist() for _, info in steps] == [[int(i >= k) for i in range(5)] for k in (1, 2, 3, 4)]
+    assert all(len(leaf) == 5 for state, info in steps for leaf in (*state, *info)), "rows that left are still shown"
+
+
+def test_the_known_beginning_is_handed_over_as_settled():
+    watched = Watched(ORACLE, 5)
+    list(run(FirstHitting(), watched, staircase(), Stream.of(0, 5)))
+    index, upto = watched.ledger.settled[0]
+    assert index.tolist() == [1, 2, 3, 4]
+    assert upto.tolist() == [3, 2, 1, 0]
+    for _, later in watched.ledger.settled[1:]:
+        assert (later >= upto[-len(later) :]).all(), "what is settled only grows"
+
+
+def test_settled_counts_to_the_first_mask():
+    tokens = torch.tensor([[0, 1, MASK, 3], [MASK, 1, 1, 1], [0, 1, 1, 3]])
+    assert settled(tokens, MASK).tolist() == [2, 0, 4]
+
+
+def test_a_row_with_nothing_unknown_is_done_before_it_begins():
+    state = start(staircase())
+    assert state.done.tolist() == [True, False, False, False, False]
+    assert not state.step.any()
+
+
+def test_sample_is_the_last_of_run():
+    canvas, stream = staircase(), Stream.of(3, 5)
+    *_, (state, _) = run(Ancestral(4), ORACLE, canvas, stream)
+    result = sample(Ancestral(4), ORACLE, canvas, stream)
+    assert torch.equal(result.tokens, state.tokens)
+    assert torch.equal(result.frozen, canvas.frozen)
+    assert (canvas.tokens == MASK).any(), "the canvas that was passed in is left alone"
+
+
+def test_ask_spends_nothing_on_rows_without_a_question():
+    tokens = blank(4, 4, ORACLE.alphabet).tokens
+    at = torch.zeros(4, 4, dtype=torch.bool)
+    at[1, 2] = at[3, :2] = True
+    watched = Watched(ORACLE, 4)
+    log_prob, calls = ask(watched, tokens, at)
+    assert torch.equal(log_prob, ORACLE(tokens, at)), "in the order of the cells"
+    assert calls.tolist() == watched.ledger.calls.tolist() == [0, 1, 0, 1]
+    nothing, calls = ask(watched, tokens, torch.zeros_like(at))
+    assert nothing.shape == (0, ORACLE.alphabet.size)
+    assert not calls.any()
+    assert watched.ledger.batches == [2]
+
+
+def test_refill_writes_the_chosen_cells_only():
+    canvas = staircase()
+    state = start(canvas)
+    chosen = torch.zeros_like(canvas.frozen)
+    chosen[2, 3] = chosen[1, 3] = True
+    after, info = refill(Categorical(), Stream.of(0, 5), state, ORACLE, chosen, canvas.unknown)
+    assert torch.equal(after.tokens != canvas.tokens, chosen)
+    assert torch.equal(info.changed, chosen)
+    assert after.done.tolist() == [True, True, False, False, False]
+    assert torch.equal(state.tokens, canvas.tokens), "the State that was passed in is left alone"
+
+
+def test_select_keeps_the_type_and_the_rows():
+    info = Info(torch.eye(3, dtype=torch.bool), torch.arange(3))
+    part = select(info, torch.tensor([2, 0]))
+    assert isinstance(part, Info)
+    assert part.calls.tolist() == [2, 0]
+
+
+def test_a_caller_that_forgets_to_pick_rows_is_caught():
+    """The planted bug: a step that asks the root conditional about the rows that are left."""
+
+    class Careless(FirstHitting):
+        def step(self, stream, state, conditional):
+            del conditional
+            return super().step(stream, state, root)
+
+    root = Watched(ORACLE, 5)
+    with pytest.raises(AssertionError, match="another number of rows"):
+        list(run(Careless(), root, staircase(), Stream.of(0, 5)))
+
+
+def test_a_state_may_have_more_leaves():
+    """Samplers that remember more define their own State: the loop treats its leaves alike."""
+    from typing import NamedTuple
+
+    class Longer(NamedTuple):
+        tokens: torch.Tensor
+        frozen: torch.Tensor
+        done: torch.Tensor
+        step: torch.Tensor
+        writes: torch.Tensor
+
+    class Counting(FirstHitting):
+        def init(self, stream, canvas, conditional):
+            return Longer(*super().init(stream, canvas, conditional), torch.zeros(len(canvas.tokens)))
+
+        def step(self, stream, state, conditional):
+            after, info = super().step(stream, State(*state[:4]), conditional)
+            return Longer(*after, state.writes + info.changed.sum(1)), info
+
+    *_, (state, _) = run(Counting(), ORACLE, staircase(), Stream.of(0, 5))
+    assert isinstance(state, Longer)
+    assert state.writes.tolist() == [0, 1, 2, 3, 4]
