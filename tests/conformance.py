@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -42,9 +42,9 @@ from tests.oracle import (
 
 # ---- samplers --------------------------------------------------------------------------------------------------------
 
-MOST_STEPS = 2000  # a sampler that takes more on six cells does not end
+MOST_STEPS = 600  # a sampler that takes more on six cells does not end
 EXACT_ROWS = 20_000
-LIMIT_ROWS, LIMIT_BUDGET, LIMIT_SLACK = 4_000, 500, 1.5
+LIMIT_ROWS, LIMIT_BUDGET, LIMIT_SLACK = 3_000, 500, 1.5
 FEW_STEPS = 6  # so that several cells open in one step, and in some steps none does
 SMALL = ("markov_chain", "copy_pairs")  # laws for the checks that are not about the law
 
@@ -81,7 +81,7 @@ def check_ends(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
     assert states[-1].done.all(), "the run stopped before every row was done"
     special = torch.tensor(sorted(oracle.alphabet.special))
     assert not torch.isin(states[-1].tokens, special).any(), "a special token was left or written"
-    assert all((a.done <= b.done).all() for a, b in zip(states, states[1:])), "a row that was done came back"
+    assert all((a.done <= b.done).all() for a, b in pairwise(states)), "a row that was done came back"
 
 
 def check_frozen(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
@@ -110,7 +110,7 @@ def check_frozen_masks(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
 
 
 def check_seed(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
-    """The same seed gives the same canvas, whatever the global generator does; another seed another one."""
+    """The same seed gives the same canvas, whatever the global generator does; of a law, another seed another one."""
     canvas = blank(32, oracle.length, oracle.alphabet)
     first = sample(sampler, oracle, canvas, Stream.of(seed, 32)).tokens
     torch.rand(7)
@@ -119,7 +119,7 @@ def check_seed(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
     assert torch.equal(first, again), "the same seed gave another canvas"
     assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
     other = sample(sampler, oracle, canvas, Stream.of(seed + 1, 32)).tokens
-    assert not torch.equal(first, other), "another seed gave the same canvas"
+    assert sampler.law is Law.HEURISTIC or not torch.equal(first, other), "another seed gave the same canvas"
 
 
 def check_batched(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
@@ -190,9 +190,9 @@ SAMPLER_CHECKS: tuple[Callable[..., None], ...] = (
 )
 
 
-def _on_the_floor(sampler: Any, oracle: Oracle, prompt: Tensor, seed: int) -> None:
+def _on_the_floor(sampler: Any, oracle: Oracle, prompt: Tensor, seed: int, times: int = 1) -> None:
     exact = sampler.law is Law.EXACT
-    rows = EXACT_ROWS if exact else LIMIT_ROWS
+    rows = times * (EXACT_ROWS if exact else LIMIT_ROWS)
     sampler = sampler if exact else with_budget(sampler, LIMIT_BUDGET)
     canvas = infill(prompt.expand(rows, -1).clone(), oracle.alphabet)
     tokens = sample(sampler, oracle, canvas, Stream.of(seed, rows)).tokens
@@ -207,10 +207,10 @@ def _on_the_floor(sampler: Any, oracle: Oracle, prompt: Tensor, seed: int) -> No
         assert not found[law == 0].any(), "a state of probability zero was drawn"
 
 
-def check_law(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
-    """From a blank canvas: the law, as the sampler's own promise has it."""
+def check_law(sampler: Any, oracle: Oracle, seed: int = 0, times: int = 1) -> None:
+    """From a blank canvas: the law, as the sampler's own promise has it; `times` as many rows as usual."""
     if sampler.law is not Law.HEURISTIC:
-        _on_the_floor(sampler, oracle, torch.full((oracle.length,), oracle.alphabet.mask), seed)
+        _on_the_floor(sampler, oracle, torch.full((oracle.length,), oracle.alphabet.mask), seed, times)
 
 
 def check_infill(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
@@ -329,7 +329,7 @@ def check_no_leak(objective: Any, oracle: Oracle, seed: int = 0) -> None:
 
 def check_bound(objective: Any, oracle: Oracle, seed: int = 0, groups: int = 120, rows: int = 64) -> None:
     """The mean loss of the true conditional is the entropy, within three standard errors."""
-    if not objective.bounds:
+    if not getattr(objective, "bounds", False):
         return
     net, means = law_net(objective, oracle), []
     for group in range(groups):
@@ -450,8 +450,3 @@ def check_stderr_calibrated(metric: Metric, settings: dict[str, Any], oracle: Or
 
 
 METRIC_CHECKS: tuple[Callable[..., None], ...] = (check_known, check_stderr_shrinks)
-
-
-def cases(laws: tuple[str, ...] = tuple(LAWS)) -> Iterator[Oracle]:
-    """Laws by name."""
-    return (LAWS[name] for name in laws)

@@ -38,7 +38,7 @@ def imported(source, path):
 
 
 def trespasses(source, path):
-    """Imports of a file that the plan of the house forbids. Files beside the rooms (remask/*.py) may import any room."""
+    """Imports of a file that the plan of the house forbids; files beside the rooms (remask/*.py) may import any."""
     parts = path.split("/")
     if len(parts) == 2:
         return []

@@ -30,6 +30,7 @@ __all__ = ["Encoded", "alphabet", "build", "byte_tokenizer", "character_tokenize
 
 PAD, MASK, END, UNK = SPECIAL = ("[PAD]", "[MASK]", "[END]", "[UNK]")
 SMALLEST = 256 + len(SPECIAL)
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model", "spiece.model")
 BATCH = 256  # texts encoded at a time: the library's own records take some hundred bytes a token
 
 
@@ -116,6 +117,8 @@ def load(directory: str | Path) -> PreTrainedTokenizerFast:
         raise BadCheckpoint(f"there is no folder '{path}'; name a checkpoint that holds a tokenizer.json.")
     if path.is_file() and (path.parent / "tokenizer_config.json").exists():
         path = path.parent
+    if path.is_dir() and not any((path / name).is_file() for name in VOCABULARIES):  # or transformers makes one up
+        raise BadCheckpoint(f"'{path}' holds no tokenizer; name a folder with a whole tokenizer.json.")
     try:
         if path.is_file():
             return _fast(Tokenizer.from_file(str(path)))

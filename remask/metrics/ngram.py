@@ -54,7 +54,7 @@ class NGram:
 
     def __init__(self, tokens: Tensor, order: int, size: int):
         if order < 1 or size**order >= 1 << 63:
-            raise BadInput(f"an n-gram of order {order} over {size} tokens cannot be counted: type an order from 1 to 4.")
+            raise BadInput(f"order {order} over {size} tokens cannot be counted: type an order from 1 to 4.")
         if tokens.numel() < order:
             raise BadInput(f"an n-gram of order {order} needs a text of at least {order} tokens, not {tokens.numel()}.")
         self.order, self.size = order, size

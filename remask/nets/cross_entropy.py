@@ -69,7 +69,8 @@ class _TotalNLL(torch.autograd.Function):
         for start in range(0, len(h), step):
             part = slice(start, start + step)
             nll, prob = _softmax_(scores(h[part], w, bias, ban), targets[part])
-            total += (nll * cell_weight[part]).sum(dtype=torch.float64)
+            counted = cell_weight[part] != 0  # a cell that does not count may have a target of probability zero
+            total += torch.where(counted, nll * cell_weight[part], 0.0).sum(dtype=torch.float64)
             if not needs:
                 continue
             prob[torch.arange(len(nll), device=prob.device), targets[part]] -= 1

@@ -140,6 +140,9 @@ class DirectionalForMaskedLM(ModernBertForMaskedLM):
     config_class = DirectionalConfig
 
     def __init__(self, config: DirectionalConfig):
+        if config.head_directions is None or config.head_slopes is None:
+            for name, value in default_directions(config.num_attention_heads).items():
+                setattr(config, name, value)
         super().__init__(config)
         config._attn_implementation = ATTENTION
         self.model = DirectionalModel(config)
@@ -185,6 +188,8 @@ class DirectionalForCausalLM(ModernBertDecoderForCausalLM):
     config_class = DirectionalDecoderConfig
 
     def __init__(self, config: DirectionalDecoderConfig):
+        if config.head_slopes is None:
+            config.head_slopes = default_slopes(config.num_attention_heads)["head_slopes"]
         super().__init__(config)
         config._attn_implementation = ATTENTION
         self.model = DirectionalDecoderModel(config)

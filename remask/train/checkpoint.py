@@ -89,7 +89,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
             raise ValueError("no model_type in it")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BadCheckpoint(f"{file} is damaged ({error}): restore it, or train again into another --out.") from error
     return config
 
@@ -107,6 +107,10 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
     family = config["model_type"]
     if family not in heads.FAMILIES:
         raise BadCheckpoint(f"{path} is a '{family}' model: remask opens {', '.join(heads.FAMILIES)}.")
+    if config.get("is_decoder"):
+        raise BadCheckpoint(
+            f"{path} says is_decoder in its config.json, so it sees no text to the right: type another."
+        )
     attention = config.get("attn_implementation") or config.get("_attn_implementation")
     if "/" in str(attention):  # transformers would fetch that kernel and run it
         raise BadCheckpoint(
@@ -143,8 +147,11 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a checkpoint: ours, or any Hugging Face masked language model with a tokenizer."""
+    """Open a checkpoint: ours, or any Hugging Face masked language model with a tokenizer (a directory or `hf:NAME`)."""
     from remask.data import tokenizers
+    from remask.train.hub import locate
+
+    path = locate(path)
 
     net = load_net(path)
     tokenizer = tokenizers.load(str(path))
@@ -153,7 +160,7 @@ def load(path: str | Path) -> Checkpoint:
         facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if not isinstance(facts, dict):
             raise ValueError("it holds no JSON object")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BadCheckpoint(f"{file} is damaged ({error}): restore it or delete it.") from error
     return Checkpoint(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), facts, str(path))
 

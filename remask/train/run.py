@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 import remask
-from remask.core.errors import BadData, BadInput, OutputExists, UnknownName
+from remask.core.errors import BadData, BadInput, UnknownName
 from remask.core.metric import Estimate
 from remask.data.corpus import Corpus, prepare
 from remask.data.tokenizers import alphabet as alphabet_of
@@ -29,27 +28,17 @@ from remask.nets.hf import HuggingFaceNet
 from remask.objectives import OBJECTIVES
 from remask.train import checkpoint
 from remask.train.budget import Budget
+from remask.train.directory import claim
 from remask.train.evaluate import weigh
 from remask.train.history import History
 from remask.train.hooks import Average, Clock, Watch
+from remask.train.hub import locate
 from remask.train.learner import Learner
 from remask.train.loader import Loader
 from remask.train.settings import Training
 
-RECIPE = "recipe.json"
 CURVE_ROWS = 64  # held-out rows weighed along the way; the final figure uses all of them
 FINAL_DRAWS, FINAL_WORK = 8, 4096  # masks per row in the last weighing, fewer where there are many rows
-MAY_CHANGE = frozenset(  # on --resume: how long, how often, and what a run that diverged must lower
-    {"steps", "minutes", "save_minutes", "save_steps", "evaluations", "learning_rate", "rest_learning_rate", "clip"}
-)
-
-OURS = (  # what a run writes into its directory
-    *("recipe.json", "recipe.json.part", "remask.json", "history.jsonl", "history.jsonl.part", "report.html"),
-    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
-    *("checkpoints/checkpoint-*", "tensorboard/events.out.tfevents.*", checkpoint.STAGING),
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,7 @@ class Start:
     net: str = "mini"
     """Size of a fresh net: tiny, mini, small or medium."""
     init: str | None = None
-    """Start from this Hugging Face directory instead of a fresh net."""
+    """Start from this Hugging Face directory, or hf:NAME, instead of a fresh net."""
     directional_heads: bool | None = None
     """Fixed left/right/free attention bias; default on for tiny and mini. Off = a plain ModernBERT checkpoint."""
 
@@ -121,87 +110,6 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def claim(out: str | Path, recipe: Recipe, resume: bool, overwrite: bool) -> Path:
-    """Make the output directory ours, or refuse; returns it with the recipe written."""
-    run = Path(out)
-    if resume and overwrite:
-        raise BadInput("--resume and --overwrite came together: type one of them.")
-    if run.exists() and not run.is_dir():
-        raise OutputExists(f"{run} is a file: type another --out.")
-    occupied = run.is_dir() and any(path.name != f"{RECIPE}.part" for path in run.iterdir())
-    if occupied and not _is_run(run):
-        raise OutputExists(f"{run} holds files that are not a remask run: type another --out.")
-    if occupied and not resume and not overwrite:
-        raise OutputExists(
-            f"{run} holds another run: type --resume to go on with it, --overwrite to replace it, or another --out."
-        )
-    if resume and not (run / RECIPE).is_file():
-        raise BadInput(
-            f"there is no run to resume in {run}: type the directory of a started run, or leave out --resume."
-        )
-    if resume:
-        _same(run, recipe)
-        return run
-    try:
-        _erase(run)
-        run.mkdir(parents=True, exist_ok=True)
-        save_recipe(run, _plain(recipe))
-    except OSError as error:
-        raise BadInput(f"nothing can be written to {run} ({error.strerror or error}): type another --out.") from error
-    return run
-
-
-def _read_recipe(run: Path) -> dict[str, Any] | None:
-    """The recipe that a run was started with; None where there is none of ours."""
-    try:
-        recipe = json.loads((run / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    rooms = {"objective", "fields", "text", "start", "training"}
-    return recipe if isinstance(recipe, dict) and rooms <= set(recipe) else None
-
-
-def _is_run(run: Path) -> bool:
-    return _read_recipe(run) is not None or (run / checkpoint.FACTS).is_file() or checkpoint.newest(run) is not None
-
-
-def _erase(run: Path) -> None:
-    """Delete what a run wrote; whatever else lies in its directory is somebody else's and stays."""
-    for pattern in OURS:
-        for path in run.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    for name in ("checkpoints", "tensorboard"):
-        if (run / name).is_dir() and not any((run / name).iterdir()):
-            (run / name).rmdir()
-
-
-def save_recipe(run: Path, recipe: dict[str, Any]) -> None:
-    """Write recipe.json in one rename."""
-    temporary = run / f"{RECIPE}.part"
-    temporary.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, run / RECIPE)
-
-
-def _same(run: Path, recipe: Recipe) -> None:
-    """Refuse to resume with another recipe."""
-    before, now = _read_recipe(run), _plain(recipe)
-    if before is None:
-        raise BadInput(f"{run / RECIPE} is damaged, so nothing can be resumed: type --overwrite to start anew.")
-    for room in ("objective", "fields", "text", "start", "training"):
-        old, new = before[room], now[room]
-        if not isinstance(old, dict):
-            old, new = {room: old}, {room: new}
-        for name in sorted(set(old) | set(new)):
-            if name not in MAY_CHANGE and old.get(name) != new.get(name):
-                raise BadInput(
-                    f"{run} was started with {name} = {old.get(name)!r} and now {new.get(name)!r} came: "
-                    "resume with the same flags, or type --overwrite to start anew."
-                )
-
-
 def _net(recipe: Recipe, corpus_alphabet: Any, causal: bool) -> HuggingFaceNet:
     start, length = recipe.start, recipe.text.length
     if start.init is None:
@@ -213,7 +121,7 @@ def _net(recipe: Recipe, corpus_alphabet: Any, causal: bool) -> HuggingFaceNet:
             directional_heads=start.directional_heads,
             seed=recipe.training.seed,
         )
-    net = checkpoint.load_net(start.init, causal=causal)
+    net = checkpoint.load_net(locate(start.init), causal=causal)
     if length > net.length:
         raise BadInput(f"--length {length} is beyond the {net.length} that {start.init} can read: type a smaller one.")
     return net
@@ -222,7 +130,8 @@ def _net(recipe: Recipe, corpus_alphabet: Any, causal: bool) -> HuggingFaceNet:
 def _corpus(recipe: Recipe, found: Path | None) -> Corpus:
     """The text, with the tokenizer of a checkpoint where there is one."""
     text = recipe.text
-    tokenizer = str(found) if found is not None else text.tokenizer or recipe.start.init or "bpe:4096"
+    init = None if recipe.start.init is None else locate(recipe.start.init)
+    tokenizer = str(found) if found is not None else text.tokenizer or init or "bpe:4096"
     unique = "embedded" in text.data if text.unique is None else text.unique
     return prepare(
         text.data,
@@ -290,18 +199,18 @@ def train(
     if recipe.start.net not in encoder.SIZES:
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
     if recipe.start.init is not None:
-        checkpoint.read_config(recipe.start.init)
+        checkpoint.read_config(locate(recipe.start.init))
     if recipe.training.minutes is not None and processes() > 1:
         raise BadInput("--minutes came with several processes, whose clocks differ: type --steps N instead.")
     run = Path(out)
     if resume:
-        claim(out, recipe, resume, overwrite)
+        claim(out, _plain(recipe), resume, overwrite)
     found = checkpoint.newest(run) if resume else None
     corpus = _corpus(recipe, found)
     net = _net(recipe, alphabet_of(corpus.tokenizer), objective.causal)
     alphabet = alphabet_of(corpus.tokenizer, net.vocabulary)
     if not resume and rank() == 0:  # only now: a bad text or checkpoint must not cost an old run
-        claim(out, recipe, resume, overwrite)
+        claim(out, _plain(recipe), resume, overwrite)
     facts = {**_facts(recipe, corpus, alphabet, net), "command": command}
     told("corpus", {**facts["data"], "parameters": facts["parameters"]})
     if found is not None:

@@ -198,10 +198,10 @@ class MaskedTrainer(Trainer):
         self.restore(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        wanted = list(self.lr_scheduler.base_lrs)
+        rates = list(self.lr_scheduler.base_lrs)
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.lr_scheduler.base_lrs == wanted:
-            return
-        self.lr_scheduler.base_lrs = wanted  # resumed with another --learning-rate
-        for group, rate in zip(self.optimizer.param_groups, wanted, strict=True):
+        self.lr_scheduler.base_lrs = (
+            rates  # the rate follows what was typed now, which may be more steps or a lower peak
+        )
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * self._factor(self.lr_scheduler.last_epoch)

@@ -33,7 +33,7 @@ def test_prompted_gives_the_prompt_and_opens_the_rest():
 
 
 def test_a_prompt_that_does_not_fit_says_what_to_type():
-    with pytest.raises(BadInput, match="4 tokens but the canvas only 3.*--length 4"):
+    with pytest.raises(BadInput, match=r"4 tokens but the canvas only 3.*--length 4"):
         prompted([1, 1, 1, 1], 1, 3, ALPHABET)
 
 

@@ -18,7 +18,9 @@ laws = settings(deadline=None, database=None, max_examples=80)
 @laws
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40), st.data())
 def test_exactly_takes_that_many_of_the_allowed_cells(seed, rows, length, data):
-    among = torch.tensor(data.draw(st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=rows, max_size=rows)))
+    among = torch.tensor(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=rows, max_size=rows))
+    )
     count = torch.tensor(data.draw(st.lists(st.integers(0, length + 3), min_size=rows, max_size=rows)))
     uniform = Stream.of(seed, rows).uniform(0, Purpose.MASK, length)
     chosen = exactly(uniform, among, count)

@@ -19,7 +19,11 @@ def by_hand(row):
 
 
 @laws
-@given(st.integers(1, 20).flatmap(lambda n: st.lists(st.lists(st.integers(-1, 2), min_size=n, max_size=n), min_size=1, max_size=4)))
+@given(
+    st.integers(1, 20).flatmap(
+        lambda n: st.lists(st.lists(st.integers(-1, 2), min_size=n, max_size=n), min_size=1, max_size=4)
+    )
+)
 def test_equals_a_loop(rows):
     documents = torch.tensor(rows)
     expected = [by_hand(row) for row in rows]

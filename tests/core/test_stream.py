@@ -88,17 +88,11 @@ def test_uniforms_are_53_bit_numbers_in_the_unit_interval(device):
     u = Stream.of(3, 512, device).uniform(1, Purpose.TOKEN, 512)
     assert u.dtype == torch.float64
     assert u.shape == (512, 512)
-    assert 0 <= u.min()
+    assert u.min() >= 0
     assert u.max() < 1
     units = u * 2.0**53
     assert torch.equal(units, units.round())
     assert (units.long() % 2 == 1).double().mean() == pytest.approx(0.5, abs=0.01), "the 53rd bit is used"
-
-
-def test_the_largest_and_the_smallest_word():
-    """All 64 bits set still lies below one: nothing rounds up."""
-    largest = (WORD >> 11) * 2.0**-53
-    assert largest == 1 - 2.0**-53 < 1
 
 
 # ---- what a number depends on ----------------------------------------------------------------------------------------
@@ -117,6 +111,11 @@ def test_a_number_depends_on_its_own_row_and_place_only():
     assert all(torch.equal(mixed[i], stream.uniform(i, Purpose.MASK, 30)[i]) for i in range(20))
 
 
+def test_no_two_purposes_share_a_number():
+    """An IntEnum takes a second name for the same value without a word."""
+    assert len(Purpose) == len(Purpose.__members__)
+
+
 def test_the_global_generator_is_left_alone():
     state = torch.random.get_rng_state()
     Stream.of(0, 5).child(3).uniform(0, Purpose.TIME, 5)
@@ -125,7 +124,7 @@ def test_the_global_generator_is_left_alone():
 
 # ---- statistics, and planted bugs that they must flag ----------------------------------------------------------------
 
-STEPS, ROWS, LENGTH = 12, 96, 192  # with five purposes about 1.1 million numbers
+STEPS, ROWS, LENGTH = 8, 64, 160  # with five purposes 0.4 million numbers
 AXES = ("step", "purpose", "row", "position")
 
 
@@ -215,7 +214,7 @@ def test_no_statistic_is_out_of_line(seed):
     [
         (no_purpose, {"lag purpose", "duplicates"}),
         (additive, {"diagonal step position", "duplicates"}),
-        (hash32, {"low bits", "duplicates", "high bits of the seed"}),
+        (hash32, {"low bits", "each bit", "high bits of the seed"}),
         (no_finaliser, {"lag position", "pairs"}),
     ],
 )

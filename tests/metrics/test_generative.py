@@ -28,7 +28,7 @@ def test_repetition_scores_superbly_and_the_entropy_tells():
     cheat = oracle.states[oracle.joint.argmax()].expand(50, -1)
     honest = dict(generative(oracle.sample(2000, 1), oracle.nats_of_cells))
     cheating = dict(generative(cheat, oracle.nats_of_cells))
-    assert cheating["perplexity"].value < honest["perplexity"].value / 1.3
+    assert cheating["perplexity"].value < honest["perplexity"].value / 1.2
     assert cheating["unigram_entropy"].value < honest["unigram_entropy"].value / 1.3
 
 

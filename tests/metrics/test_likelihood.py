@@ -31,6 +31,12 @@ def test_bytes_may_be_unknown():
     oracle = LAWS["parity"]
     tokens = oracle.sample(5, 0)
     documents = torch.zeros_like(tokens)
-    arguments = (causal_net(oracle), shifted(tokens, documents, oracle.alphabet.end), tokens, documents, oracle.alphabet)
+    arguments = (
+        causal_net(oracle),
+        shifted(tokens, documents, oracle.alphabet.end),
+        tokens,
+        documents,
+        oracle.alphabet,
+    )
     for unknown in (None, torch.zeros(5, dtype=torch.int64)):
         assert "bits_per_byte" not in dict(likelihood(*arguments, bytes=unknown))

@@ -134,7 +134,6 @@ def test_a_missing_tokenizer(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="data.tokenizers takes the empty tokenizer that transformers makes up")
 def test_a_missing_tokenizer_of_a_family_that_has_one_of_its_own(whole):
     with pytest.raises(BadCheckpoint, match="no tokenizer"):
         load(whole)

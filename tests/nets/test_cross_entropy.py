@@ -211,3 +211,13 @@ def test_values_alone_cost_no_gradient(mode):
         cross_entropy.total_nll(hidden, matrix, bias, targets, torch.ones(N))
     assert trained.products == 3 * chunks
     assert gap(torch.tensor(alone.largest), torch.tensor(trained.largest)) == 0
+
+
+def test_a_cell_without_weight_may_have_a_banned_target():
+    hidden = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 4, dtype=torch.float64)
+    total = cross_entropy.total_nll(hidden, weight, None, torch.tensor([1, 2, 0]), torch.tensor([1.0, 2.0, 0.0]), ban=2)
+    assert total.isinf()  # a cell that counts has an impossible target: that is what it says
+    total = cross_entropy.total_nll(hidden, weight, None, torch.tensor([1, 2, 0]), torch.tensor([1.0, 0.0, 1.0]), ban=2)
+    total.backward()
+    assert total.isfinite() and hidden.grad.isfinite().all() and (hidden.grad[1] == 0).all()

@@ -46,7 +46,9 @@ def test_a_net_that_says_mask_is_not_heard():
     asked = Autoregressive().corrupt(Batch.of(oracle.sample(10, 1), oracle.alphabet), Stream.of(0, 10))
     quiet = causal_net(oracle)
     loud = causal_net(oracle)
-    loud.log_prob_of = lambda tokens: quiet.log_prob_of(tokens).index_fill(2, torch.tensor([oracle.alphabet.mask]), 40.0)
+    loud.log_prob_of = lambda tokens: quiet.log_prob_of(tokens).index_fill(
+        2, torch.tensor([oracle.alphabet.mask]), 40.0
+    )
     totals = [float(Autoregressive()(net, asked, Stream.of(0, 10)).terms[0].total) for net in (quiet, loud)]
     assert totals[0] == pytest.approx(totals[1], rel=1e-9)
 

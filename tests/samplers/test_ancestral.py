@@ -27,7 +27,7 @@ def openings(sampler, oracle, rows, seed=0):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_cells_open_as_the_schedule_says(schedule):
-    """P(a cell opens between t and s) = alpha(s) - alpha(t); the last step takes what is left, the first the rest at t=1."""
+    """P(a cell opens between t and s) = alpha(s) - alpha(t), as a share of what is masked at t = 1."""
     steps, rows = 8, 4000
     when = openings(Ancestral(steps, schedule), LAWS["independent"], rows)
     grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)

@@ -36,10 +36,18 @@ def test_law(sampler, oracle):
     conformance.check_law(sampler, oracle)
 
 
+@pytest.mark.slow
 @every_law
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", [name for name, s in conformance.samplers().items() if s.law is Law.EXACT])
+def test_law_with_five_times_the_rows(name, oracle, seed):
+    conformance.check_law(conformance.samplers()[name], oracle, seed, times=5)
+
+
+@pytest.mark.parametrize("law", [*SMALL, "parity", "random_table"])
 @every_sampler
-def test_infilling(sampler, oracle):
-    conformance.check_infill(sampler, oracle)
+def test_infilling(sampler, law):
+    conformance.check_infill(sampler, LAWS[law])
 
 
 # ---- planted bugs: each fails exactly the checks named next to it ----------------------------------------------------

@@ -1,0 +1,110 @@
+"""A run's directory: whose it is, what may be deleted in it, and whether it may be gone on with.
+
+Nothing that a run did not write is ever deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remask.core.errors import BadInput, OutputExists
+from remask.train import checkpoint
+
+RECIPE = "recipe.json"
+MAY_CHANGE = frozenset(  # on --resume: how long, how often, and what a run that diverged must lower
+    {"steps", "minutes", "save_minutes", "save_steps", "evaluations", "learning_rate", "rest_learning_rate", "clip"}
+)
+
+OURS = (  # what a run writes into its directory
+    *("recipe.json", "recipe.json.part", "remask.json", "history.jsonl", "history.jsonl.part", "report.html"),
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+    *("checkpoints/checkpoint-*", "tensorboard/events.out.tfevents.*", checkpoint.STAGING),
+)
+
+
+def claim(out: str | Path, recipe: Mapping[str, Any], resume: bool, overwrite: bool) -> Path:
+    """Make the output directory ours, or refuse; returns it with the recipe written."""
+    run = Path(out)
+    if resume and overwrite:
+        raise BadInput("--resume and --overwrite came together: type one of them.")
+    if run.exists() and not run.is_dir():
+        raise OutputExists(f"{run} is a file: type another --out.")
+    occupied = run.is_dir() and any(path.name != f"{RECIPE}.part" for path in run.iterdir())
+    if occupied and not _is_run(run):
+        raise OutputExists(f"{run} holds files that are not a remask run: type another --out.")
+    if occupied and not resume and not overwrite:
+        raise OutputExists(
+            f"{run} holds another run: type --resume to go on with it, --overwrite to replace it, or another --out."
+        )
+    if resume and not (run / RECIPE).is_file():
+        raise BadInput(
+            f"there is no run to resume in {run}: type the directory of a started run, or leave out --resume."
+        )
+    if resume:
+        _same(run, recipe)
+        return run
+    try:
+        _erase(run)
+        run.mkdir(parents=True, exist_ok=True)
+        save_recipe(run, recipe)
+    except OSError as error:
+        raise BadInput(f"nothing can be written to {run} ({error.strerror or error}): type another --out.") from error
+    return run
+
+
+def _read_recipe(run: Path) -> dict[str, Any] | None:
+    """The recipe that a run was started with; None where there is none of ours."""
+    try:
+        recipe = json.loads((run / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    rooms = {"objective", "fields", "text", "start", "training"}
+    return recipe if isinstance(recipe, dict) and rooms <= set(recipe) else None
+
+
+def _is_run(run: Path) -> bool:
+    return _read_recipe(run) is not None or (run / checkpoint.FACTS).is_file() or checkpoint.newest(run) is not None
+
+
+def _erase(run: Path) -> None:
+    """Delete what a run wrote; whatever else lies in its directory is somebody else's and stays."""
+    for pattern in OURS:
+        for path in run.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    for name in ("checkpoints", "tensorboard"):
+        if (run / name).is_dir() and not any((run / name).iterdir()):
+            (run / name).rmdir()
+
+
+def save_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
+    """Write recipe.json in one rename."""
+    temporary = run / f"{RECIPE}.part"
+    temporary.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, run / RECIPE)
+
+
+def _same(run: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to resume with another recipe."""
+    before, now = _read_recipe(run), recipe
+    if before is None:
+        raise BadInput(f"{run / RECIPE} is damaged, so nothing can be resumed: type --overwrite to start anew.")
+    for room in ("objective", "fields", "text", "start", "training"):
+        old, new = before[room], now[room]
+        if not isinstance(old, dict):
+            old, new = {room: old}, {room: new}
+        for name in sorted(set(old) | set(new)):
+            if name not in MAY_CHANGE and old.get(name) != new.get(name):
+                raise BadInput(
+                    f"{run} was started with {name} = {old.get(name)!r} and now {new.get(name)!r} came: "
+                    "resume with the same flags, or type --overwrite to start anew."
+                )
