@@ -93,4 +93,4 @@ def settings(values: Any) -> Any:
     from remask.train.settings import Training
 
     budget = {"steps": values.steps} if values.steps is not None else {"minutes": values.minutes}
-    return Training(**budget, batch=16, seed=values.seed, cooldown=0.9)
+    return Training(**budget, batch=16, seed=values.seed)

@@ -86,14 +86,14 @@ def run(
     """Step until every row is done, yielding (State, Info) of all rows after each step.
 
     Rows that are done leave the batch. Pass a yielded `state` to resume from it. Caches are not State: the leading
-    cells that are known are handed to `conditional.given` anew.
+    cells that are given are handed to `conditional.given` anew.
     """
     state = sampler.init(stream, canvas, conditional) if state is None else state
     alive = torch.nonzero(~state.done)[:, 0]
     rows = conditional.rows(alive)
     while len(alive):
         part = select(state, alive)
-        cached = rows.given(part.tokens, settled(part.tokens, conditional.alphabet.mask))
+        cached = rows.given(part.tokens, settled(part.tokens, part.frozen, conditional.alphabet.mask))
         part, info = sampler.step(stream.rows(alive), part, cached)
         state = _put(state, alive, part)
         nothing = Info(torch.zeros_like(canvas.frozen), torch.zeros(len(canvas.tokens), dtype=torch.int64))
@@ -103,9 +103,12 @@ def run(
             rows = conditional.rows(alive)
 
 
-def settled(tokens: Tensor, mask: int) -> Tensor:
-    """How many cells at the start of each row are known, [B]."""
-    return (tokens != mask).long().cumprod(1).sum(1)
+def settled(tokens: Tensor, frozen: Tensor, mask: int) -> Tensor:
+    """How many cells at the start of each row are given and known, [B].
+
+    Cells that the sampler wrote itself do not count: a later move may mask them again.
+    """
+    return (frozen & (tokens != mask)).long().cumprod(1).sum(1)
 
 
 def sample(sampler: Sampler, conditional: Conditional, canvas: Canvas, stream: Stream) -> Canvas:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 CELLS = 1 << 22  # logits alive at a time; smaller is cache-friendlier, larger launches fewer kernels
-LEAST_ROWS = 64
+LEAST_ROWS = 512
 
 
 def _chunk(size: int) -> int:
@@ -26,10 +26,25 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ban: int | None) -> Tensor:
-    """Logits [N, V] in at least float32, the banned id at -inf."""
-    logits = hidden @ weight.T
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+def scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ban: int | None,
+    narrow: Tensor | None = None,
+    wide: Tensor | None = None,
+) -> Tensor:
+    """Logits [N, V] in at least float32, the banned id at -inf.
+
+    narrow, wide: [N, V] buffers to work in, of the dtype of `hidden` and of the result (one and the same where these
+    agree): fresh memory for every chunk would cost more than the arithmetic on it.
+    """
+    if narrow is None or wide is None:
+        logits = hidden @ weight.T
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    else:
+        torch.mm(hidden, weight.T, out=narrow)
+        logits = wide if narrow is wide else wide.copy_(narrow)
     if bias is not None:
         logits += bias
     if ban is not None:
@@ -37,11 +52,12 @@ def scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, ban: int | None)
     return logits
 
 
-def _softmax_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p of the targets, and the logits turned into probabilities in place."""
-    log_sum = logits.logsumexp(1)
-    nll = log_sum - logits.gather(1, targets[:, None])[:, 0]
-    return nll, logits.sub_(log_sum[:, None]).exp_()
+def _exponentials_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of the targets [N], and the sum [N] of the logits' exponentials, which replace them in place."""
+    highest = logits.amax(1, keepdim=True)
+    aimed = logits.gather(1, targets[:, None])
+    total = logits.sub_(highest).exp_().sum(1)
+    return (highest - aimed)[:, 0] + total.log(), total
 
 
 class _TotalNLL(torch.autograd.Function):
@@ -65,19 +81,25 @@ class _TotalNLL(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs else None
         grad_weight = torch.zeros_like(weight) if needs else None
         grad_bias = torch.zeros_like(bias) if needs and bias is not None else None
-        step = _chunk(weight.shape[0])
+        step = min(_chunk(weight.shape[0]), max(len(h), 1))
+        narrow = torch.empty(step, weight.shape[0], dtype=dtype, device=h.device)
+        wide_dtype = torch.promote_types(dtype, torch.float32)
+        wide = narrow if wide_dtype == dtype else torch.empty_like(narrow, dtype=wide_dtype)
         for start in range(0, len(h), step):
             part = slice(start, start + step)
-            nll, prob = _softmax_(scores(h[part], w, bias, ban), targets[part])
+            rows = len(targets[part])
+            low = narrow[:rows]
+            exponentials = scores(h[part], w, bias, ban, low, low if narrow is wide else wide[:rows])
+            nll, sums = _exponentials_(exponentials, targets[part])
             counted = cell_weight[part] != 0  # a cell that does not count may have a target of probability zero
             total += torch.where(counted, nll * cell_weight[part], 0.0).sum(dtype=torch.float64)
             if not needs:
                 continue
-            prob[torch.arange(len(nll), device=prob.device), targets[part]] -= 1
-            prob *= cell_weight[part, None]
+            gradient = exponentials.mul_((cell_weight[part] / sums)[:, None])
+            gradient[torch.arange(rows, device=h.device), targets[part]] -= cell_weight[part]
             if grad_bias is not None:
-                grad_bias += prob.sum(0)
-            low = prob.to(dtype)
+                grad_bias += gradient.sum(0)
+            low = gradient if narrow is wide else low.copy_(gradient)
             grad_hidden[part] = low @ w  # type: ignore[index]
             grad_weight += low.T @ h[part]  # type: ignore[operator]
         ctx.save_for_backward(*(g for g in (grad_hidden, grad_weight, grad_bias) if g is not None))

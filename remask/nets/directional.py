@@ -15,43 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     ModernBertConfig,
     ModernBertDecoderConfig,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM, ModernBertModel
 from transformers.models.modernbert_decoder.modeling_modernbert_decoder import (
     ModernBertDecoderForCausalLM,
     ModernBertDecoderModel,
 )
 
+from remask.nets import attention
 from remask.nets.masks import FREE, LEFT, RIGHT, directional_bias, offsets
-
-ATTENTION = "remask_directional"
-
-
-def _attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    first_layer_mask: Tensor | None = None,
-    **rest: Any,
-) -> tuple[Tensor, None]:
-    """SDPA, with a mask of its own for the first layer (the models hand one mask to all layers of a type)."""
-    if module.layer_idx == 0 and first_layer_mask is not None:
-        attention_mask = first_layer_mask
-    if attention_mask is not None and attention_mask.dtype != torch.bool:
-        attention_mask = attention_mask.to(query.dtype)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
-
-
-AttentionInterface.register(ATTENTION, _attention)
 
 
 class DirectionalConfig(ModernBertConfig):
@@ -144,7 +121,7 @@ class DirectionalForMaskedLM(ModernBertForMaskedLM):
             for name, value in default_directions(config.num_attention_heads).items():
                 setattr(config, name, value)
         super().__init__(config)
-        config._attn_implementation = ATTENTION
+        config._attn_implementation = attention.NAME
         self.model = DirectionalModel(config)
         self.post_init()
 
@@ -191,7 +168,7 @@ class DirectionalForCausalLM(ModernBertDecoderForCausalLM):
         if config.head_slopes is None:
             config.head_slopes = default_slopes(config.num_attention_heads)["head_slopes"]
         super().__init__(config)
-        config._attn_implementation = ATTENTION
+        config._attn_implementation = attention.NAME
         self.model = DirectionalDecoderModel(config)
         self.post_init()
 

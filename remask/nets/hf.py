@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from remask.core.documents import positions as restart
 from remask.core.documents import starts
-from remask.nets import cross_entropy
+from remask.nets import attention, cross_entropy
 from remask.nets.heads import head_of, linear_scores
 from remask.nets.masks import both, offsets, same_document, window
 
@@ -33,7 +33,8 @@ class HuggingFaceNet(nn.Module):
         self.model = model
         self.training = model.training  # else net.train(net.training) would wake the dropout of a loaded model
         if "modernbert" in self.family and self.family not in DIRECTIONAL:
-            model.set_attn_implementation("sdpa")  # takes our bool masks; eager attention would add them as numbers
+            # takes our bool masks (eager attention would add them as numbers), and is quick in training on CPU
+            model.config._attn_implementation = attention.NAME
 
     @property
     def family(self) -> str:

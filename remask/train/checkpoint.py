@@ -147,7 +147,7 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
 
 
 def load(path: str | Path) -> Checkpoint:
-    """Open a checkpoint: ours, or any Hugging Face masked language model with a tokenizer (a directory or `hf:NAME`)."""
+    """Open a checkpoint, a directory or `hf:NAME`: ours, or any Hugging Face masked language model with a tokenizer."""
     from remask.data import tokenizers
     from remask.train.hub import locate
 

@@ -77,7 +77,7 @@ def _erase(run: Path) -> None:
     """Delete what a run wrote; whatever else lies in its directory is somebody else's and stays."""
     for pattern in OURS:
         for path in run.glob(pattern):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

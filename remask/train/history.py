@@ -59,11 +59,6 @@ class History:
         errors = {f"{name}_stderr": e.stderr for name, e in metrics.items()}
         self.add(step=step, tokens=tokens, seconds=seconds, **values, **errors)
 
-    def close(self) -> None:
-        """Nothing more to come."""
-        if self._board is not None:
-            self._board.file.close()
-
 
 class _Board:
     """A TensorBoard event file, written at once: torch's own writer lets a thread meet the full disk."""
@@ -72,17 +67,16 @@ class _Board:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary, self._writer = event_pb2.Event, summary_pb2.Summary, RecordWriter
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self.file = RecordWriter((folder / name).open("wb"))
+        self.file = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
         self._put(file_version="brain.Event:2")
         if resume_step:  # what lies after it is void
             self._put(step=resume_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def _put(self, **content: Any) -> None:
-        self.file.write(self._event(wall_time=time.time(), **content).SerializeToString())
-        self.file.flush()
+        with self.file.open("ab") as file:
+            self._writer(file).write(self._event(wall_time=time.time(), **content).SerializeToString())
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars of one step."""

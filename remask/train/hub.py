@@ -1,4 +1,4 @@
-"""Names of models: a directory, or `hf:NAME` for one on the Hugging Face hub (fetched once, then found in its cache)."""
+"""Model names: a directory, or `hf:NAME` for one on the Hugging Face hub (fetched once, then found in its cache)."""
 
 from __future__ import annotations
 

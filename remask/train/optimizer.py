@@ -82,6 +82,8 @@ def rate_factor(settings: Training, progress: float) -> float:
     progress = min(max(progress, 0.0), 1.0)
     if progress < settings.warmup:
         return progress / settings.warmup
+    if settings.decay == "constant":
+        return 1.0
     if settings.decay == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (progress - settings.warmup) / (1 - settings.warmup)))
     return min(1.0, (1 - progress) / settings.cooldown) if settings.cooldown > 0 else 1.0

@@ -301,7 +301,6 @@ def _fit(
     draws = max(1, min(FINAL_DRAWS, FINAL_WORK // len(corpus.valid.tokens)))
     metrics = weigh(net, alphabet, corpus.valid, draws=draws, seed=settings.seed)
     history.bound(budget.step, trainer.record()["tokens"], budget.seconds, metrics)
-    history.close()
     facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
     if rank() == 0:
         checkpoint.publish(run, net, corpus.tokenizer, facts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from remask.core.errors import BadInput
 
 OPTIMIZERS = ("muon", "adamw")
-DECAYS = ("linear", "cosine")
+DECAYS = ("linear", "cosine", "constant")
 RATES = ("learning_rate", "rest_learning_rate")
 ABOVE_ZERO = ("steps", "minutes", "batch", "accumulate", "save_minutes", "save_steps", *RATES)
 NOT_BELOW_ZERO = ("weight_decay", "clip", "evaluations")
@@ -38,8 +38,8 @@ class Training:
     warmup: float = 0.05
     """Share of training in which the rate rises from 0."""
     decay: str = "linear"
-    """linear: constant, then straight to 0 over the last --cooldown; cosine: half a cosine from the warm-up on."""
-    cooldown: float = 0.2
+    """linear: straight to 0 over the last --cooldown; cosine: half a cosine from the warm-up on; constant: no fall."""
+    cooldown: float = 0.9
     """Share of training in which the linear decay falls to 0."""
     clip: float = 1.0
     """Largest gradient norm; 0 = no clipping."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from safetensors.torch import load_model
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from remask.core.errors import Diverged
+from remask.core.errors import BadCheckpoint, Diverged
 from remask.train import checkpoint, optimizer
 from remask.train.budget import Budget
 from remask.train.hooks import Average
@@ -199,9 +201,26 @@ class MaskedTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         rates = list(self.lr_scheduler.base_lrs)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         self.lr_scheduler.base_lrs = (
             rates  # the rate follows what was typed now, which may be more steps or a lower peak
         )
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * self._factor(self.lr_scheduler.last_epoch)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def _reading(path: str | None) -> Iterator[None]:
+    """Around the reading of training state, which is never allowed to run code."""
+    try:
+        yield
+    except (UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadCheckpoint(
+            f"{path} cannot be resumed from ({reason}): delete it to go on from the one before, or type --overwrite."
+        ) from error

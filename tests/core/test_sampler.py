@@ -1,12 +1,14 @@
 """The one loop: who is asked, who has left, what is handed over as settled."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from remask.core.canvas import blank, infill
 from remask.core.draw import Categorical
 from remask.core.refill import refill
-from remask.core.sampler import Info, State, ask, run, sample, select, settled, start
+from remask.core.sampler import Info, Law, State, ask, run, sample, select, settled, start
 from remask.core.stream import Stream
 from remask.samplers.ancestral import Ancestral
 from remask.samplers.first_hitting import FirstHitting
@@ -44,9 +46,36 @@ def test_the_known_beginning_is_handed_over_as_settled():
         assert (later >= upto[-len(later) :]).all(), "what is settled only grows"
 
 
-def test_settled_counts_to_the_first_mask():
-    tokens = torch.tensor([[0, 1, MASK, 3], [MASK, 1, 1, 1], [0, 1, 1, 3]])
-    assert settled(tokens, MASK).tolist() == [2, 0, 4]
+def test_settled_counts_to_the_first_cell_that_is_masked_or_was_written():
+    tokens = torch.tensor([[0, 1, MASK, 3], [MASK, 1, 1, 1], [0, 1, 1, 3], [0, 1, 1, 3]])
+    frozen = torch.ones_like(tokens, dtype=torch.bool)
+    frozen[3, 1] = False
+    assert settled(tokens, frozen, MASK).tolist() == [2, 0, 4, 1]
+
+
+@dataclass(frozen=True)
+class SecondThoughts:
+    """Fills everything, then masks the last cell once more and fills it again: what Gibbs and ReMDM do."""
+
+    law = Law.HEURISTIC
+
+    def init(self, stream, canvas, conditional):
+        return FirstHitting().init(stream, canvas, conditional)
+
+    def step(self, stream, state, conditional):
+        again = state.step == 4
+        last = torch.arange(state.tokens.shape[1]) == state.tokens.shape[1] - 1
+        masked = torch.where(again[:, None] & last, conditional.alphabet.mask, state.tokens)
+        state, info = FirstHitting().step(stream, state._replace(tokens=masked), conditional)
+        return state._replace(done=state.step > 4), info
+
+
+def test_a_sampler_may_mask_again_what_it_wrote():
+    watched = Watched(ORACLE, 3)  # stops whoever changes a cell that was handed over as settled
+    canvas = blank(3, ORACLE.length, ORACLE.alphabet)
+    assert ORACLE.length == 4
+    result = sample(SecondThoughts(), watched, canvas, Stream.of(0, 3))
+    assert (result.tokens != MASK).all()
 
 
 def test_a_row_with_nothing_unknown_is_done_before_it_begins():

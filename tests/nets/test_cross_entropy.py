@@ -156,7 +156,12 @@ def test_a_tied_matrix_gets_the_gradients_of_both_its_ends(family, name):
 # what is never made
 
 
-PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.matmul.default]
+PRODUCTS = [
+    torch.ops.aten.mm.default,
+    torch.ops.aten.mm.out,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.matmul.default,
+]
 
 
 class Counter(TorchDispatchMode):

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from remask.core.documents import positions as restart
-from remask.nets import directional
+from remask.nets import attention
 from remask.nets.conditional import NetConditional
 from remask.nets.directional import (
     DirectionalConfig,
@@ -74,14 +74,14 @@ class Spy:
 
     def __init__(self, monkeypatch):
         self.masks, self.heads = {}, {}
-        inner = directional.sdpa_attention_forward
+        inner = attention.sdpa_attention_forward  # the path without gradients
 
         def record(module, query, key, value, mask, **rest):
             out = inner(module, query, key, value, mask, **rest)
             self.masks[module.layer_idx], self.heads[module.layer_idx] = mask, out[0]  # [B, L, H, D/H]
             return out
 
-        monkeypatch.setattr(directional, "sdpa_attention_forward", record)
+        monkeypatch.setattr(attention, "sdpa_attention_forward", record)
 
 
 # a second implementation, in loops and float64

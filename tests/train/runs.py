@@ -24,7 +24,7 @@ import torch
 
 from remask.train.trainer import bfloat16_here
 
-WORDS = "a mask token statement returns value if else while loop import class object list string index error".split()
+WORDS = "a mask token statement returns value if else while loop import class object list string index error".split()  # noqa: SIM905
 STEPS, SAVE = 12, 4
 MUON = ("--bf16" if bfloat16_here(torch.device("cpu")) else "--no-bf16",)
 ADAMW = ("--optimizer", "adamw", "--accumulate", "2", "--ema", "0.9", "--no-bf16")
@@ -70,10 +70,12 @@ def held() -> Path:
     return path
 
 
-def flags(out: Path, *more: str, objective: str = "mdlm", steps: int = STEPS) -> list[str]:
+def flags(
+    out: Path, *more: str, objective: str = "mdlm", steps: int = STEPS, tokenizer: str | None = "byte"
+) -> list[str]:
     """The words of a small training; words in `more` come last and win."""
-    fixed = f"--net tiny --length {LENGTH} --batch 4 --steps {steps} --seed 0 --tokenizer byte --evaluations 2 --json"
-    texts = ["--data", str(data()), "--valid", str(held())]
+    fixed = f"--net tiny --length {LENGTH} --batch 4 --steps {steps} --seed 0 --evaluations 2 --json"
+    texts = ["--data", str(data()), "--valid", str(held()), *(["--tokenizer", tokenizer] if tokenizer else [])]
     return ["train", objective, *texts, "--out", str(out), *fixed.split(), "--save-steps", str(SAVE), *more]
 
 

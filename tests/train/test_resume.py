@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 import pytest
+
 from remask.core.errors import SaveFailed
 from remask.train import checkpoint
 from tests.train import runs, sabotage
