@@ -27,6 +27,11 @@ class Draw(Protocol):
         """True when the draw must see all open cells at once (a constraint); False when cells are independent."""
         ...
 
+    @property
+    def faithful(self) -> bool:
+        """True when tokens follow the conditionals as they are, so that an exact sampler stays exact."""
+        ...
+
     def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
         """Tokens [N] for log p [N, V], uniforms [N] float64, and where the cells lie (`at` [B, L], N of them True)."""
         ...
@@ -50,6 +55,8 @@ def _invert(log_prob: Tensor, uniform: Tensor) -> Tensor:
     prob = torch.nn.functional.pad(prob, (0, -size % BLOCK)).view(rows, -(-size // BLOCK), BLOCK)
     edges = prob.sum(2, dtype=torch.float64).cumsum(1)
     total = edges[:, -1:]
+    if not (total > 0).all():  # NaN too
+        raise BadInput("a cell has no token left that may be drawn: ban fewer tokens, or look for NaN in the net.")
     # u * total may round up to total, where no token lies
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     block = torch.searchsorted(edges, target, right=True)
@@ -65,7 +72,8 @@ def _invert(log_prob: Tensor, uniform: Tensor) -> Tensor:
 class Categorical:
     """Each cell by itself from its own distribution: exact."""
 
-    joint: bool = False
+    joint = False
+    faithful = True
 
     def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
         """Tokens [N]."""
@@ -77,7 +85,8 @@ class Categorical:
 class Greedy:
     """Each cell's most probable token."""
 
-    joint: bool = False
+    joint = False
+    faithful = False
 
     def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
         """Tokens [N]."""
@@ -90,7 +99,8 @@ class Nucleus:
     """Each cell from the smallest set of tokens with `top_p` of its mass (Holtzman et al. 2020, arXiv 1904.09751)."""
 
     top_p: float = 0.9
-    joint: bool = False
+    joint = False
+    faithful = False
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:

@@ -57,8 +57,12 @@ class SaveFailed(UserError):
     """A checkpoint could not be written; the last good one survives."""
 
 
-class UnknownName(UserError):
+class UnknownName(UserError, KeyError):
     """A name that a table does not have."""
+
+    def __str__(self) -> str:
+        """The sentence (a KeyError would quote it)."""
+        return str(self.args[0])
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         known = sorted(known)

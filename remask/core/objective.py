@@ -96,6 +96,16 @@ class Loss(NamedTuple):
 class Objective(Protocol):
     """A frozen dataclass that is its own config: its fields are its flags."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether it needs a net that sees nothing to the right."""
+        ...
+
+    @property
+    def bounds(self) -> bool:
+        """Whether its loss is a bound on -log p per token (or that itself)."""
+        ...
+
     def corrupt(self, batch: Batch, stream: Stream) -> Question:
         """Ask the question; `stream` has one seed for each row of the batch."""
         ...

@@ -9,6 +9,7 @@ Shapes: R rows, L length, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -99,3 +100,5 @@ def nelbo(
     per_token = ratio(values[0].tolist(), [float(cells[0])] * draws, "nats/token")
     yield "nats_per_token", per_token
     yield "perplexity", exponential(per_token, "perplexity")
+    if bytes is not None and int(bytes[0]) > 0:
+        yield "bits_per_byte", ratio([v / math.log(2) for v in values[0].tolist()], [float(bytes[0])] * draws, "bits/byte")

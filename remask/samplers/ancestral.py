@@ -34,7 +34,10 @@ class Ancestral:
     """Noise schedule: linear, log_linear or cosine."""
     draw: Draw = field(default_factory=Categorical)
 
-    law = Law.LIMIT
+    @property
+    def law(self) -> Law:
+        """LIMIT, if tokens are drawn from the conditionals as they are."""
+        return Law.LIMIT if self.draw.faithful else Law.HEURISTIC
 
     def __post_init__(self) -> None:
         if self.steps < 1:

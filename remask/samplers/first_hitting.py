@@ -27,7 +27,10 @@ class FirstHitting:
 
     draw: Draw = field(default_factory=Categorical)
 
-    law = Law.EXACT
+    @property
+    def law(self) -> Law:
+        """EXACT, if tokens are drawn from the conditionals as they are."""
+        return Law.EXACT if self.draw.faithful else Law.HEURISTIC
 
     def init(self, stream: Stream, canvas: Canvas, conditional: Conditional) -> State:
         """Nothing opened yet."""

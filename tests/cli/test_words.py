@@ -179,7 +179,7 @@ def test_peek(words, found):
         (["list", "--jsn"], ["--jsn"]),
         (["demo", "--minutes", "soon"], ["'soon' came where a number was wanted"]),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_a_wrong_word_is_a_sentence(remask, words, said):
     refused(remask(*words), *said)

@@ -266,3 +266,11 @@ def test_a_nucleus_without_its_last_token_is_caught():
 def test_a_nucleus_must_hold_something(top_p):
     with pytest.raises(BadInput, match="top_p"):
         Nucleus(top_p)
+
+
+@pytest.mark.parametrize("nothing", [-torch.inf, torch.nan])
+def test_a_cell_with_nothing_to_draw_is_a_sentence(nothing):
+    log_prob = torch.zeros(3, 5)
+    log_prob[1] = nothing
+    with pytest.raises(BadInput, match="no token left that may be drawn"):
+        inverse_cdf(log_prob, torch.full((3,), 0.5, dtype=torch.float64))

@@ -80,3 +80,9 @@ from remask.objectives import OBJECTIVES
 print(SAMPLERS.load("mine").__name__, SAMPLERS["ancestral"], "other" in SAMPLERS, "other" in OBJECTIVES)
 """
     assert python(code, tmp_path) == "Mine remask.samplers.ancestral:Ancestral False True"
+
+
+def test_get_of_a_mapping_gives_the_default():
+    table = Table("sampler", {"known": "somewhere:It"})
+    assert table.get("unknown") is None
+    assert table.get("known") == "somewhere:It"

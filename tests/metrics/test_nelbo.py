@@ -133,3 +133,12 @@ def test_what_the_time_estimator_leaves_out_is_nothing():
 def test_an_unknown_estimator_lists_the_known():
     with pytest.raises(BadInput, match=r"--estimator count\|time"):
         draws_of_rows(ORACLE, ORACLE.sample(1, 0), Stream.of(0, 1), estimator="guess")
+
+
+def test_one_row_has_all_units_too():
+    oracle = LAWS["markov_chain"]
+    rows = oracle.sample(1, 0)
+    found = dict(nelbo(oracle, rows, Stream.of(0, 1), bytes=torch.tensor([7]), draws=16))
+    nats = found["nats_per_token"].value * oracle.length
+    assert found["bits_per_byte"].value == pytest.approx(nats / math.log(2) / 7)
+    assert found["bits_per_byte"].n == 16

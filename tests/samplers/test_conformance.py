@@ -9,7 +9,7 @@ import torch
 
 from remask.core.canvas import Canvas
 from remask.core.choose import exactly
-from remask.core.draw import Categorical, Draw
+from remask.core.draw import Categorical, Draw, Greedy, Nucleus
 from remask.core.refill import refill
 from remask.core.sampler import Info, Law, State, ask
 from remask.core.stream import Purpose, Stream
@@ -267,12 +267,14 @@ def test_a_heuristic_promises_no_law():
 
 
 def test_a_draw_is_a_field_and_changes_the_law():
-    """Greedy first-hitting is no sample: the check sees through the class's promise."""
-    from remask.core.draw import Greedy
+    """Greedy first-hitting is no sample, and says so; sold as exact, the check sees through it."""
 
-    draw: Draw = Greedy()
+    class Sold(Greedy):
+        faithful = True
+
+    assert FirstHitting(draw=Greedy()).law is Ancestral(draw=Nucleus(0.9)).law is Law.HEURISTIC
     with pytest.raises(AssertionError, match="total variation"):
-        conformance.check_law(FirstHitting(draw=draw), LAWS["ring_ising"])
+        conformance.check_law(FirstHitting(draw=Sold()), LAWS["ring_ising"])
     conformance.check_law(FirstHitting(draw=Categorical()), LAWS["ring_ising"])
 
 
