@@ -16,10 +16,10 @@ demo: setup
 	$(BIN)/remask demo --out runs/demo --overwrite
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 check: setup
 	$(BIN)/ruff check .
