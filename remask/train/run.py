@@ -309,4 +309,5 @@ def _fit(
 
 def spread(rows: int, wanted: int) -> list[int]:
     """At most `wanted` row numbers, evenly spread."""
-    return sorted({round(i * (rows - 1) / max(wanted - 1, 1)) for i in range(min(rows, wanted))})
+    wanted = min(rows, wanted)
+    return sorted({round(i * (rows - 1) / max(wanted - 1, 1)) for i in range(wanted)})
