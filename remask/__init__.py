@@ -16,7 +16,7 @@ _PLACES = {
     "load": "remask.train.checkpoint:load",
     "sample": "remask.core.sampler:sample",
     "score": "remask.train.evaluate:score",
-    "train": "remask.train.api:train",
+    "train": "remask.train",  # a package that can be called
 }
 
 register_when_imported()
@@ -29,4 +29,5 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     module, _, attribute = _PLACES[name].partition(":")
-    return getattr(import_module(module), attribute)
+    loaded = import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded

@@ -44,7 +44,8 @@ def run(code: str, folder: Path) -> str:
 def test_the_ten_lines_work_when_pasted_and_so_does_stepping_by_hand(tmp_path):
     (lines,) = blocks("README.md", "python")
     printed = run(lines, tmp_path)
-    assert printed.count("---") == 3 and "Estimate(value=" in printed
+    assert printed.splitlines().count("---") >= 3  # between four texts, and perhaps in one
+    assert "Estimate(value=" in printed
     (by_hand,) = blocks("docs/step_by_hand.md", "python")
     told = run(by_hand.replace("runs/demo", "runs/first"), tmp_path).splitlines()
     assert told[0].startswith("2 cells fell; 2 rows asked the network")

@@ -28,8 +28,9 @@ def main(arguments: list[str]) -> int:
     console = Console()
     for kind, table in TABLES.items():
         shown = Table(title=f"{kind}s", title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True)
-        for column, ratio in (("name", 2), ("what it is", 6), ("law", 2), ("source", 5)):
-            shown.add_column(column, ratio=ratio, overflow="fold", no_wrap=False)
+        shown.add_column("name", no_wrap=True)  # or it could not be copied
+        for column, ratio in (("what it is", 6), ("law", 2), ("source", 5)):
+            shown.add_column(column, ratio=ratio, overflow="fold")
         for name, place in table.items():
             row = describe(place)
             shown.add_row(name, row.summary, row.law, row.source)

@@ -101,4 +101,5 @@ def nelbo(
     yield "nats_per_token", per_token
     yield "perplexity", exponential(per_token, "perplexity")
     if bytes is not None and int(bytes[0]) > 0:
-        yield "bits_per_byte", ratio([v / math.log(2) for v in values[0].tolist()], [float(bytes[0])] * draws, "bits/byte")
+        bits = [v / math.log(2) for v in values[0].tolist()]
+        yield "bits_per_byte", ratio(bits, [float(bytes[0])] * draws, "bits/byte")

@@ -9,7 +9,7 @@ import torch
 
 from remask.core.canvas import Canvas
 from remask.core.choose import exactly
-from remask.core.draw import Categorical, Draw, Greedy, Nucleus
+from remask.core.draw import Categorical, Greedy, Nucleus
 from remask.core.refill import refill
 from remask.core.sampler import Info, Law, State, ask
 from remask.core.stream import Purpose, Stream

@@ -4,6 +4,8 @@ import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,7 +56,9 @@ def test_the_published_figure_is_that_of_the_published_weights():
     model = load(undisturbed("muon"))
     rows = pack(encode(model.tokenizer, [d.text for d in read([str(held())])]), LENGTH, model.alphabet.end)
     for name, e in weigh(model.net, model.alphabet, rows).items():
-        assert e.json() == pytest.approx(model.facts["metrics"][name], rel=1e-5)  # as many draws, other threads
+        told = model.facts["metrics"][name]
+        assert (e.value, e.stderr) == pytest.approx((told["value"], told["stderr"]), rel=1e-5)  # as many draws
+        assert (e.unit, e.n) == (told["unit"], told["n"])
 
 
 def test_the_average_is_what_is_published():
@@ -245,6 +249,15 @@ def test_a_clock_cannot_steer_several_processes(tmp_path, monkeypatch):
 def small(**flags):
     start = {"data": [str(data())], "valid": [str(held())], "net": "tiny", "tokenizer": "byte", "length": 16}
     return {**start, "batch": 2, "steps": 2, "evaluations": 0, **flags}
+
+
+def test_the_verb_is_a_verb_whatever_is_imported(tmp_path):
+    """Python binds `remask.train` to the room as soon as a module of the room is imported."""
+    code = "import remask; {}; print(callable(remask.train), remask.train.__name__)"
+    for first in ("remask.train", "remask.load", "import remask.train.settings", "from remask.train import api", "0"):
+        words = [sys.executable, "-c", code.format(first)]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert said.startswith("True"), first
 
 
 def test_train_in_python(tmp_path):
