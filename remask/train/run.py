@@ -58,7 +58,7 @@ class Text:
     document: str = "file"
     """What one document of a plain text is: file, paragraph or line."""
     unique: bool | None = None
-    """Drop paragraphs that recur before splitting; default: only for 'embedded', where a third of the text recurs."""
+    """Drop paragraphs that recur before splitting; default: only for 'embedded', a fifth of which is repeats."""
     share: float = 0.1
     """Share of the characters that is held out when there is no --valid."""
 
