@@ -16,7 +16,7 @@ from torch import Tensor
 from remask.core.errors import BadData, BadInput
 from remask.data.tokenizers import Encoded
 
-__all__ = ["Rows", "pack", "positions"]
+__all__ = ["Rows", "pack"]
 
 
 class Rows(NamedTuple):
@@ -69,11 +69,3 @@ def pack(encoded: Iterable[Encoded], length: int, end: int | None, name: str = "
         torch.from_numpy(number - number[:, :1]),
         torch.from_numpy(np.concatenate(widths)[:used].reshape(shape).sum(axis=1)),
     )
-
-
-def positions(documents: Tensor) -> Tensor:
-    """Position of each token within its document: [B, L] numbers -> [B, L] int64, from 0 again at each change."""
-    places = torch.arange(documents.shape[-1], device=documents.device).expand_as(documents)
-    starts = torch.zeros_like(places)
-    starts[..., 1:] = torch.where(documents[..., 1:] != documents[..., :-1], places[..., 1:], 0)
-    return places - starts.cummax(dim=-1).values

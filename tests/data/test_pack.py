@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from remask.core.documents import positions
 from remask.core.errors import BadData, BadInput
-from remask.data.pack import Rows, pack, positions
+from remask.data.pack import Rows, pack
 from remask.data.tokenizers import Encoded
 
 laws = settings(deadline=None, database=None, max_examples=100)
