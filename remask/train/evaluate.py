@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from remask.core.alphabet import Alphabet
+from remask.core.errors import Diverged
 from remask.core.metric import Estimate, ratio
 from remask.core.stream import Stream
 from remask.data.pack import Rows
@@ -35,7 +36,8 @@ def weigh(
 ) -> dict[str, Estimate]:
     """nats_per_token, perplexity, bits_per_byte of packed rows, with standard errors over rows.
 
-    The masks depend on `seed` and the row number only, so two nets are weighed with the same ones.
+    The masks depend on `seed` and the row number only, so two nets are weighed with the same ones. Raises Diverged
+    for a net so wrong that its perplexity is beyond what a float can hold.
     """
     training, device = net.training, next(net.parameters()).device
     rows = Rows(*(part.to(device) for part in rows))
@@ -47,6 +49,11 @@ def weigh(
         conditional = NetConditional(net, alphabet, documents=rows.documents)
         stream = Stream.of(seed, len(rows.tokens), device)
         return dict(nelbo(conditional, rows.tokens, stream, bytes=rows.bytes, draws=draws, estimator=estimator))
+    except OverflowError as error:
+        raise Diverged(
+            "the text costs more than 700 nats a token under this net, whose weights have diverged: lower "
+            "--learning-rate (or --rest-learning-rate, or --clip) and train it again."
+        ) from error
     finally:
         net.train(training)
 

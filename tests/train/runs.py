@@ -33,7 +33,7 @@ RECIPES = {"muon": MUON, "adamw": ADAMW}
 LENGTH = 32
 WARM = ["remask.train.trainer", "remask.train.run", "remask.cli.train", "remask.cli.show"]
 WARM += ["tensorboard.compat.proto.event_pb2", "tensorboard.summary.writer.record_writer"]
-PATIENCE = 180  # seconds; a child takes two to ten
+PATIENCE = 400  # seconds; a child takes two to ten
 Sabotage = Callable[[], None]
 
 
@@ -72,12 +72,14 @@ def held() -> Path:
 
 
 def flags(
-    out: Path, *more: str, objective: str = "mdlm", steps: int = STEPS, tokenizer: str | None = "byte"
+    out: Path, *more: str, objective: str = "mdlm", steps: int | None = STEPS, tokenizer: str | None = "byte"
 ) -> list[str]:
     """The words of a small training; words in `more` come last and win."""
-    fixed = f"--net tiny --length {LENGTH} --batch 4 --steps {steps} --seed 0 --evaluations 2 --json"
-    texts = ["--data", str(data()), "--valid", str(held()), *(["--tokenizer", tokenizer] if tokenizer else [])]
-    return ["train", objective, *texts, "--out", str(out), *fixed.split(), "--save-steps", str(SAVE), *more]
+    fixed = f"--net tiny --length {LENGTH} --batch 4 --seed 0 --evaluations 2 --save-steps {SAVE} --json"
+    maybe = {"--steps": steps, "--tokenizer": tokenizer}
+    given = [word for name, value in maybe.items() if value is not None for word in (name, str(value))]
+    texts = ["--data", str(data()), "--valid", str(held())]
+    return ["train", objective, *texts, "--out", str(out), *fixed.split(), *given, *more]
 
 
 class Done(NamedTuple):
@@ -142,7 +144,7 @@ def _child(words: list[str], out: Any, err: Any, before: Sabotage | None) -> Non
     for number, pipe in ((1, out), (2, err)):
         os.dup2(pipe.fileno(), number)
         pipe.close()
-    faulthandler.dump_traceback_later(60)  # where it hangs, if it does
+    faulthandler.dump_traceback_later(PATIENCE / 2)  # where it hangs, if it does
     torch.set_num_threads(1)
     from remask import cli
 

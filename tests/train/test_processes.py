@@ -17,8 +17,8 @@ FLAGS = ("--no-bf16", "--optimizer", "adamw", "--weighting", "flat")
 
 def launch(run, *more):
     """Under torchrun, with two processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words += ["-m", "remask.cli", *runs.flags(run, *FLAGS, *more)]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=runs.PATIENCE, check=False)
 
@@ -60,6 +60,16 @@ def test_two_processes_are_one_with_the_whole_batch(one, two):
     assert sum("loss" in p for p in ours) == 2
     facts = [checkpoint.load(path).facts for path in (run, one)]
     assert facts[0]["tokens"] == facts[1]["tokens"] == STEPS * 8 * runs.LENGTH
+
+
+def test_two_parts_are_one_with_the_whole_batch(one, tmp_path):
+    """The loop itself accumulates exactly, too."""
+    run = tmp_path / "run"
+    well(train(run, *FLAGS, "--batch", "4", "--accumulate", "2"))
+    for a, b in zip(history(run), history(one), strict=True):
+        assert (a["step"], a["tokens"]) == (b["step"], b["tokens"])
+        for name in ("loss", "nats_per_token"):
+            assert a.get(name) == pytest.approx(b.get(name), abs=1e-4)
 
 
 def test_two_processes_resume(two, one, tmp_path):

@@ -1,5 +1,6 @@
 """Killed anywhere and resumed, a run ends with the weights of one that was left alone, bit for bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -117,6 +118,21 @@ def test_a_run_can_be_made_longer(tmp_path):
     assert weights(run) != weights(
         undisturbed("muon")
     )  # the rate has not stayed at the 0 that the shorter run ended with
+    points(run)
+
+
+@pytest.mark.slow
+def test_a_clock_goes_on_where_it_stopped(tmp_path):
+    run, minutes = tmp_path / "run", 0.05
+    words = [*MUON, "--minutes", str(minutes)]
+    train(run, *words, steps=None, before=partial(sabotage.after_step, SAVE + 2))
+    before = json.loads((checkpoint.newest(run) / "remask.json").read_text())["seconds"]
+    done = well(train(run, *words, "--resume", steps=None)).json
+    assert 0 < before < 60 * minutes <= done["seconds"] < 60 * minutes + 2
+    assert done["step"] > SAVE + 2
+    seconds = [p["seconds"] for p in history(run)]
+    assert seconds == sorted(seconds)
+    assert well(train(run, *words, "--resume", steps=None)).json["step"] == done["step"]  # the time is spent
     points(run)
 
 
