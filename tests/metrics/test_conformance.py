@@ -9,7 +9,7 @@ import torch
 
 from remask.core.metric import Estimate, ratio
 from remask.metrics.nelbo import draws_of_rows, nelbo
-from tests import conformance
+from tests import conformance_metrics as conformance
 from tests.oracle import LAWS
 
 found = conformance.metrics()
