@@ -32,14 +32,22 @@ def train(
     """
     rooms = {"text": Text, "start": Start, "training": Training, "fields": OBJECTIVES.load(objective)}
     owner = {f.name: room for room, kind in rooms.items() for f in fields(kind)}
+    several = {f.name for kind in rooms.values() for f in fields(kind) if isinstance(f.default, tuple)}
     taken: dict[str, dict[str, Any]] = {room: {} for room in rooms}
     for name, value in flags.items():
         if name not in owner:
             raise UnknownName("flag", name, owner)
-        taken[owner[name]][name] = tuple(value) if isinstance(value, list) else value
+        taken[owner[name]][name] = _plain(value, name in several)
     recipe = Recipe(
         objective, Training(**taken["training"]), Text(**taken["text"]), Start(**taken["start"]), taken["fields"]
     )
     typed = ", ".join([repr(objective), f"out={str(out)!r}", *(f"{k}={v!r}" for k, v in flags.items())])
     run(recipe, out, resume=resume, overwrite=overwrite, watch=watch, command=f"remask.train({typed})")
     return load(out)
+
+
+def _plain(value: Any, several: bool) -> Any:
+    """A flag's value as the command would read it: paths as text, one text where several may come as a tuple of one."""
+    if several:
+        return (str(value),) if isinstance(value, str | Path) else tuple(map(str, value))
+    return str(value) if isinstance(value, Path) else value

@@ -200,12 +200,16 @@ class MaskedTrainer(Trainer):
         self.restore(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
         rates = list(self.lr_scheduler.base_lrs)
         with _reading(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        self.lr_scheduler.base_lrs = (
-            rates  # the rate follows what was typed now, which may be more steps or a lower peak
-        )
+            if self.args.device.type == "cpu":  # with several processes transformers 5.17 asks torch for "cpu:0"
+                for part, name in ((self.optimizer, "optimizer.pt"), (self.lr_scheduler, "scheduler.pt")):
+                    part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
+        self.lr_scheduler.base_lrs = rates  # what was typed now counts: more steps, or a lower peak
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * self._factor(self.lr_scheduler.last_epoch)
 

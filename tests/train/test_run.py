@@ -263,8 +263,9 @@ def test_the_verb_is_a_verb_whatever_is_imported(tmp_path):
 def test_train_in_python(tmp_path):
     handler = signal.getsignal(signal.SIGINT)
     lines = []
-    model = remask.train("mdlm", out=tmp_path / "run", watch=lines.append, weighting="elbo", **small())
+    model = remask.train("mdlm", out=tmp_path / "run", watch=lines.append, weighting="elbo", **small(data=data()))
     assert model.facts["objective"] == {"name": "mdlm", "weighting": "elbo"}
+    assert model.facts["recipe"]["text"]["data"] == [str(data())]  # as the command would write it
     assert [line["step"] for line in lines] == [1, 2]
     assert [line["progress"] for line in lines] == [0.5, 1.0]
     assert signal.getsignal(signal.SIGINT) is handler
