@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from remask.core.alphabet import Alphabet
+from remask.core.errors import BadInput, UnknownName
 from remask.core.objective import Batch, Question
 from remask.core.stream import Stream
 from remask.nets import encoder
@@ -28,6 +29,7 @@ from remask.nets.hf import HuggingFaceNet
 from remask.objectives.mdlm import MDLM
 
 BASELINES = ("full", "bert")
+SMALLEST = 16  # ids of a vocabulary worth timing
 
 
 class Arm(NamedTuple):
@@ -56,6 +58,16 @@ class Train:
     """Rounds; arms take turns within a round."""
     bf16: bool = True
     """bfloat16 autocast."""
+
+    def __post_init__(self) -> None:
+        for came in self.vocabularies:
+            if not came.isdecimal() or int(came) < SMALLEST:
+                raise BadInput(f"--vocabularies came with '{came}': type whole numbers from {SMALLEST} on, like 8192.")
+        if self.net not in encoder.SIZES:
+            raise UnknownName("net", self.net, encoder.SIZES)
+        for name in ("length", "batch", "seconds", "rounds"):
+            if not getattr(self, name) > 0:
+                raise BadInput(f"--{name} came as {getattr(self, name)}: it must be above 0.")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One record for each vocabulary and arm, with ratios to the baselines of the same run."""

@@ -373,3 +373,17 @@ def test_an_untrained_hugging_face_directory_opens(remask, tmp_path):
     torch.manual_seed(0)
     checkpoint.write_net(tmp_path, HuggingFaceNet(MAKE["bert"]()), byte_tokenizer(), {})
     refused(remask("fill", tmp_path, "a [MASK]"), "has 260 ids, but its model only 61")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--vocabularies", "abc"], "--vocabularies came with 'abc'"),
+        (["--vocabularies", "8192", "3"], "--vocabularies came with '3'"),
+        (["--net", "huge"], "no net named 'huge'"),
+        (["--rounds", "0"], "--rounds came as 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bench_that_cannot_be(remask, words, said):
+    refused(remask("bench", "train", *words), said)
