@@ -1,4 +1,6 @@
-"""What every row of the tables must satisfy. A new row is checked without new code here.
+"""What every sampler must satisfy (neighbours: conformance_objectives.py, conformance_metrics.py).
+
+A new row of the table is checked without new code here.
 
 Each check is a function that raises AssertionError; tests/<room>/test_conformance.py runs them for every row, and shows
 with planted bugs that each of them can fail.
@@ -7,10 +9,8 @@ Shapes: B batch, L length.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cache
 from itertools import islice, pairwise
 from typing import Any
 
@@ -18,24 +18,16 @@ import torch
 from torch import Tensor
 
 from remask.core.canvas import Canvas, blank, infill
-from remask.core.objective import Batch, Loss, Question
 from remask.core.sampler import Law, run, sample
 from remask.core.stream import Stream
-from remask.nets.encoder import build
-from remask.objectives import OBJECTIVES
 from remask.samplers import SAMPLERS
 from tests.oracle import (
-    LawNet,
     Oracle,
     Watched,
-    causal_net,
     frequencies,
-    masked_net,
     noise_floor,
     total_variation,
 )
-
-# ---- samplers --------------------------------------------------------------------------------------------------------
 
 MOST_STEPS = 600  # a sampler that takes more on six cells does not end
 EXACT_ROWS = 20_000
@@ -214,132 +206,3 @@ def check_infill(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
         prompt = torch.full((oracle.length,), oracle.alphabet.mask)
         prompt[[1, -1]] = oracle.states[oracle.joint.argmax()][[1, -1]]
         _on_the_floor(sampler, oracle, prompt, seed)
-
-
-# ---- objectives ------------------------------------------------------------------------------------------------------
-
-VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "mdlm": [
-        {"stratified": False},
-        {"weighting": "elbo"},
-        {"weighting": "elbo", "schedule": "log_linear"},
-        {"weighting": "elbo", "schedule": "cosine"},
-        {"weighting": "flat"},
-    ],
-}
-"""Fields besides the defaults that a row is also checked with."""
-
-LEFT_OUT = 0.004
-"""Noise levels that a continuous-time bound may leave out, as a share of it (log_linear stops at a rate of 0.999)."""
-
-
-def objectives() -> dict[str, Any]:
-    """Every row with its default fields, and the variants above."""
-    found = {}
-    for name in OBJECTIVES:
-        for settings in [{}, *VARIANTS.get(name, [])]:
-            label = " ".join([name, *(str(value) for value in settings.values())])
-            found[label] = OBJECTIVES.load(name)(**settings)
-    return found
-
-
-def law_net(objective: Any, oracle: Oracle) -> LawNet:
-    """The net that knows the truth, as the objective wants it."""
-    return causal_net(oracle) if objective.causal else masked_net(oracle)
-
-
-@cache
-def small_net(size: int, mask: int, end: int, length: int, causal: bool) -> Any:
-    """A real net with random weights."""
-    from remask.core.alphabet import Alphabet
-
-    return build("tiny", Alphabet(size, mask, end=end), length, causal=causal)
-
-
-def some_rows(question: Question, index: Tensor) -> Question:
-    """A slice of a question, as gradient accumulation cuts it: the counts stay global."""
-    return Question(*(leaf[index] for leaf in question[:5]), question.counts, question.alphabet)
-
-
-def _case(objective: Any, oracle: Oracle, rows: int, seed: int) -> tuple[Batch, Stream, Question]:
-    batch, stream = Batch.of(oracle.sample(rows, seed), oracle.alphabet), Stream.of(seed, rows)
-    return batch, stream, objective.corrupt(batch, stream)
-
-
-def check_finite(objective: Any, oracle: Oracle, seed: int = 0) -> None:
-    """A real net gets a finite loss and finite gradients, in every parameter that the loss reaches."""
-    _, stream, question = _case(objective, oracle, 8, seed)
-    alphabet = oracle.alphabet
-    net = small_net(alphabet.size, alphabet.mask, alphabet.end, oracle.length, objective.causal)
-    net.zero_grad()
-    loss: Loss = objective(net, question, stream)
-    loss.mean().backward()
-    grads = [p.grad for p in net.parameters() if p.grad is not None]
-    assert all(torch.isfinite(term.total) and term.count > 0 for term in loss.terms), "the loss is not finite"
-    assert loss.mean() > 0, "the loss of a random net is not positive"
-    assert grads and all(torch.isfinite(grad).all() for grad in grads), "a gradient is not finite"
-    assert sum(float(grad.abs().sum()) for grad in grads) > 0, "no gradient reaches the net"
-
-
-def check_split(objective: Any, oracle: Oracle, seed: int = 0) -> None:
-    """Totals of the parts of any split add up to the whole's; counts are global in all of them."""
-    _, stream, question = _case(objective, oracle, 24, seed)
-    net = law_net(objective, oracle)
-    whole = objective(net, question, stream)
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(seed))
-    parts = [objective(net, some_rows(question, i), stream.rows(i)) for i in order.split([1, 5, 7, 11])]
-    for k, term in enumerate(whole.terms):
-        total = sum(float(part.terms[k].total) for part in parts)
-        assert math.isclose(total, float(term.total), rel_tol=1e-9), f"the parts of '{term.name}' do not add up"
-        assert all(part.terms[k].count == term.count for part in parts), "a part has another count"
-    mean = sum(float(part.mean(question.counts)) for part in parts)
-    assert math.isclose(mean, float(whole.mean()), rel_tol=1e-6), "the parts' means do not add up"
-
-
-def check_parts_are_asked_the_same(objective: Any, oracle: Oracle, seed: int = 0) -> None:
-    """A part of the global batch, corrupted by itself with its rows' seeds, is asked what it is asked in the whole."""
-    batch, stream, question = _case(objective, oracle, 24, seed)
-    index = torch.tensor([3, 17, 4, 23])
-    part = objective.corrupt(batch.part(index), stream.rows(index))
-    for name, ours, theirs in zip(question._fields[:5], part, some_rows(question, index)):
-        assert torch.equal(ours, theirs), f"'{name}' of a part differs from that of the whole"
-
-
-def check_no_leak(objective: Any, oracle: Oracle, seed: int = 0) -> None:
-    """What the net sees when it is asked for a cell does not depend on the token in that cell."""
-    batch, stream, question = _case(objective, oracle, 24, seed)
-    ids = oracle.ids
-    other = ids[(torch.searchsorted(ids, batch.tokens) + 1) % len(ids)]  # every token replaced by another one
-    for cell in range(oracle.length):
-        # a causal net sees inputs 0..i at cell i, a masked one all of them
-        late = torch.arange(oracle.length) >= cell if objective.causal else torch.arange(oracle.length) == cell
-        changed = objective.corrupt(batch._replace(tokens=torch.where(late, other, batch.tokens)), stream)
-        upto = cell + 1 if objective.causal else oracle.length
-        asked = question.at[:, cell]
-        assert torch.equal(changed.at, question.at), "which cells are asked for depends on the tokens"
-        same = (changed.tokens[:, :upto] == question.tokens[:, :upto]).all(1)
-        assert same[asked].all(), f"the net can see the token of cell {cell} when it is asked for it"
-        assert torch.equal(question.targets, batch.tokens), "the target is not the token of the text"
-
-
-def check_bound(objective: Any, oracle: Oracle, seed: int = 0, groups: int = 120, rows: int = 64) -> None:
-    """The mean loss of the true conditional is the entropy, within three standard errors."""
-    if not getattr(objective, "bounds", False):
-        return
-    net, means = law_net(objective, oracle), []
-    for group in range(groups):
-        _, stream, question = _case(objective, oracle, rows, 100_000 * (seed + 1) + group)
-        means.append(float(objective(net, question, stream).mean()))
-    found = torch.tensor(means, dtype=torch.float64)
-    error, truth = float(found.std() / math.sqrt(groups)), oracle.entropy / oracle.length
-    miss = abs(float(found.mean()) - truth)
-    assert miss <= 3 * error + LEFT_OUT * truth, f"loss {found.mean():.4f} +- {error:.4f}, entropy {truth:.4f}"
-    assert error < 0.05 * truth, "the check is blind: too few rows"
-
-
-OBJECTIVE_CHECKS: tuple[Callable[..., None], ...] = (
-    check_split,
-    check_parts_are_asked_the_same,
-    check_no_leak,
-    check_bound,
-)

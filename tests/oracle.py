@@ -18,6 +18,7 @@ from torch import Tensor
 
 from remask.core.alphabet import Alphabet
 from remask.core.conditional import Conditional, Visible
+from remask.core.draw import inverse_cdf
 
 
 class Oracle:
@@ -256,6 +257,18 @@ class LawNet:
     def total_nll(self, hidden_at: Tensor, targets: Tensor, weight: Tensor, ban: int | None = None) -> Tensor:
         return (self.nll(hidden_at, targets, ban) * weight).sum(dtype=torch.float64)
 
+    def total_nll_and_draw(
+        self,
+        hidden_at: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        uniform: Tensor,
+        ban: int | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        drawn = inverse_cdf(self._log_probs(hidden_at, ban) / temperature, uniform)
+        return self.total_nll(hidden_at, targets, weight, ban), drawn
+
     def log_prob(self, hidden_at: Tensor, candidates: Tensor, ban: int | None = None) -> Tensor:
         return self._log_probs(hidden_at, ban).gather(1, candidates)
 
@@ -290,6 +303,24 @@ def frequencies(oracle: Oracle, tokens: Tensor) -> Tensor:
 def total_variation(law: Tensor, other: Tensor) -> float:
     """Half the L1 distance of two laws over states."""
     return float((law - other).abs().sum() / 2)
+
+
+def surprise(counts: Tensor, law: Tensor, least: float = 5.0) -> float:
+    """How many standard deviations the chi-square of `counts` [K] under `law` [K] lies above its mean.
+
+    Outcomes expected fewer than `least` times are taken together; one of probability zero that occurs is infinitely
+    surprising.
+    """
+    counts, law = counts.double(), law.double() / law.sum()
+    if counts[law == 0].any():
+        return math.inf
+    expected = law * counts.sum()
+    rare = expected < least
+    seen, wanted = counts[~rare], expected[~rare]
+    if float(expected[rare].sum()) >= least:
+        seen, wanted = torch.cat([seen, counts[rare].sum()[None]]), torch.cat([wanted, expected[rare].sum()[None]])
+    freedom = len(wanted) - 1
+    return (float(((seen - wanted) ** 2 / wanted).sum()) - freedom) / math.sqrt(2 * freedom) if freedom else 0.0
 
 
 class Floor(NamedTuple):

@@ -2,4 +2,11 @@
 
 from remask.core.table import Table
 
-BENCHES = Table("bench", {"train": "remask.bench.train:Train"})
+BENCHES = Table(
+    "bench",
+    {
+        "train": "remask.bench.train:Train",
+        "encoders": "remask.bench.encoders:Encoders",
+        "flops": "remask.bench.flops:Flops",
+    },
+)

@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     from remask.cli import story
     from remask.cli.show import TrainingLine, console, estimates, say
     from remask.core.alphabet import Alphabet
+    from remask.nets.hf import HuggingFaceNet
     from remask.train.checkpoint import Checkpoint
     from remask.train.run import Recipe, Start, Text, train
 
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
             told=told,
             command="remask demo " + shlex.join(arguments),
         )
+    assert isinstance(result.net, HuggingFaceNet)
     alphabet = Alphabet(**{**result.facts["alphabet"], "special": frozenset(result.facts["alphabet"]["special"])})
     model = Checkpoint(result.net, result.corpus.tokenizer, alphabet, result.facts, str(result.path))
     grams = story.baselines(result.corpus, alphabet.size)

@@ -44,6 +44,13 @@ def main(arguments: list[str]) -> int:
     return _train(name, rooms, values, "remask train " + shlex.join(arguments))
 
 
+def _next(result: Any) -> str:
+    place = shlex.quote(str(result.path))
+    if hasattr(result.net, "discriminator"):
+        return f"remask export {place} --part discriminator --out DIR, or remask finetune {place}"
+    return f"remask sample {place}"
+
+
 def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: str) -> int:
     from remask.train.settings import Training
 
@@ -63,6 +70,8 @@ def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: st
                 f"{side['tokens']:,} tokens of training text, {what['valid']['tokens']:,} held out, "
                 f"{what['parameters']:,} parameters, text {what['fingerprint']}"
             )
+        if event == "remark":
+            say(f"note: {what['text']}")
         if event == "resumed":
             say(f"going on from {what['from']}")
 
@@ -85,5 +94,5 @@ def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: st
     from remask.cli.show import console
 
     console.print(estimates("held-out text", result.metrics))
-    say(f"the checkpoint is in {result.path}: try  remask sample {shlex.quote(str(result.path))}")
+    say(f"the checkpoint is in {result.path}: try  {_next(result)}")
     return 0

@@ -16,10 +16,13 @@ from remask.core.errors import RemaskError, UnknownName
 WORDS = {
     "demo": "train, weigh and read a small model, on text that ships with Python",
     "train": "train a model on your text",
+    "finetune": "teach a pretrained model to classify texts, pairs of texts, or to predict numbers",
     "sample": "write new text",
     "fill": "fill the blanks of a text",
     "score": "-log p of every line of a text",
     "evaluate": "weigh a model on held-out text",
+    "windows": "cut labelled windows of DNA out of an annotated genome",
+    "export": "write a run as a directory for plain transformers",
     "report": "make the HTML report of a run",
     "bench": "measure speed against named baselines",
     "list": "every objective, sampler, decoder and metric",

@@ -13,6 +13,7 @@ class Alphabet(NamedTuple):
     pad: id that fills rows up, or None.
     end: id that ends a text, or None.
     special: every id that is not text (mask, pad, end, unknown, ...).
+    continues: ids that go on with the word before them; empty where the vocabulary does not tell.
     """
 
     size: int
@@ -20,3 +21,4 @@ class Alphabet(NamedTuple):
     pad: int | None = None
     end: int | None = None
     special: frozenset[int] = frozenset()
+    continues: frozenset[int] = frozenset()

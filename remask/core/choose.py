@@ -5,6 +5,8 @@ Shapes: B batch, L length.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,3 +24,51 @@ def exactly(uniform: Tensor, among: Tensor, count: Tensor) -> Tensor:
 def each(uniform: Tensor, among: Tensor, probability: Tensor) -> Tensor:
     """Every True cell of `among` [B, L] by itself with `probability` ([B, L], or [B, 1] to broadcast)."""
     return (uniform < probability) & among
+
+
+def words(uniform: Tensor, among: Tensor, count: Tensor, inside: Tensor, documents: Tensor) -> Tensor:
+    """Whole words in random order while they fit into `count` [B] cells (at least one, cut if need be), [B, L] bool.
+
+    uniform: [B, L] float64; the number of a word is that of its first cell. inside: [B, L] bool, True where a token
+    goes on with the word before it; documents: [B, L], a word ends with its document.
+    """
+    first = ~inside
+    first[:, 1:] |= (documents[:, 1:] != documents[:, :-1]) | ~among[:, :-1]
+    first[:, 0] = True
+    word = (first & among).long().cumsum(1)  # from 1 on; 0 before the first word
+    words_at_most = among.shape[1] + 1
+    size = torch.zeros(len(among), words_at_most, dtype=torch.int64, device=among.device)
+    size.scatter_add_(1, word, among.long())
+    key = torch.full((len(among), words_at_most), 2.0, dtype=torch.float64, device=among.device)
+    key.scatter_reduce_(1, word, torch.where(first & among, uniform, 2.0), "amin")
+    order = key.argsort(dim=1, stable=True)
+    before = size.gather(1, order).cumsum(1)
+    fits = before <= count[:, None]
+    fits[:, 0] = True  # one long word may be all that there is
+    taken = torch.zeros_like(fits).scatter_(1, order, fits) & (key < 2.0)
+    position = torch.arange(among.shape[1], device=among.device).expand_as(among).double() / among.shape[1]
+    return exactly(position, taken.gather(1, word) & among, count)  # a word longer than that is cut
+
+
+LONGEST_SPAN = 10  # SpanBERT's
+
+
+def spans(where: Tensor, size: Tensor, among: Tensor, count: Tensor, mean: float) -> Tensor:
+    """Random spans until exactly `count` [B] cells of `among` are covered (all of them if fewer), [B, L] bool.
+
+    where, size: [B, L] float64 uniforms: the j-th span begins at a random cell and has a geometric length of about
+    `mean`, at most ten. The last span is cut where the count is reached.
+    """
+    rows, length = among.shape
+    start = where.argsort(dim=1, stable=True)  # a random order of beginnings
+    stop = 1 / mean
+    drawn = torch.ones_like(size) if stop >= 1 else 1 + (torch.log1p(-size) / math.log1p(-stop)).floor()
+    reach = drawn.clamp(max=LONGEST_SPAN).long()
+    rank = torch.full((rows, length), length, dtype=torch.int64, device=among.device)  # which span covers a cell first
+    turn = torch.arange(length, device=among.device).expand(rows, -1)
+    for step in range(min(LONGEST_SPAN, length)):
+        cell = start + step
+        inside = (step < reach) & (cell < length)
+        rank.scatter_reduce_(1, cell.clamp(max=length - 1), torch.where(inside, turn, length), "amin")
+    order = (rank * length + turn).double() / (length * (length + 1))
+    return exactly(order, among, count)

@@ -43,15 +43,24 @@ def inverse_cdf(log_prob: Tensor, uniform: Tensor) -> Tensor:
     log_prob: [N, V] in any float type, need not be normalised; -inf = never drawn.
     uniform: [N] float64 in [0, 1).
     """
-    parts = [_invert(*rows) for rows in zip(log_prob.split(CHUNK), uniform.split(CHUNK))]
+    parts = [_invert(_exponentials(rows), u) for rows, u in zip(log_prob.split(CHUNK), uniform.split(CHUNK))]
     return torch.cat(parts) if parts else uniform.new_zeros(0, dtype=torch.int64)
 
 
-def _invert(log_prob: Tensor, uniform: Tensor) -> Tensor:
-    rows, size = log_prob.shape
+def inverse_cdf_of(prob: Tensor, uniform: Tensor) -> Tensor:
+    """The same for probabilities [N, V] (float32 or float64) that need not sum to 1."""
+    parts = [_invert(*rows) for rows in zip(prob.split(CHUNK), uniform.split(CHUNK))]
+    return torch.cat(parts) if parts else uniform.new_zeros(0, dtype=torch.int64)
+
+
+def _exponentials(log_prob: Tensor) -> Tensor:
     if log_prob.dtype != torch.float64:
         log_prob = log_prob.float()  # a bfloat16 difference would move rare tokens by percents
-    prob = (log_prob - log_prob.amax(1, keepdim=True)).exp()
+    return (log_prob - log_prob.amax(1, keepdim=True)).exp()
+
+
+def _invert(prob: Tensor, uniform: Tensor) -> Tensor:
+    rows, size = prob.shape
     prob = torch.nn.functional.pad(prob, (0, -size % BLOCK)).view(rows, -(-size // BLOCK), BLOCK)
     edges = prob.sum(2, dtype=torch.float64).cumsum(1)
     total = edges[:, -1:]

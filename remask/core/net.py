@@ -43,6 +43,18 @@ class Net(Protocol):
         """Sum of weight [N] times -log p [N]: a scalar, gradients computed in the forward pass, the fast path."""
         ...
 
+    def total_nll_and_draw(
+        self,
+        hidden_at: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        uniform: Tensor,
+        ban: int | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """`total_nll`, and one token [N] drawn from each distribution with uniform [N], in one pass, no gradient."""
+        ...
+
     def log_prob(self, hidden_at: Tensor, candidates: Tensor, ban: int | None = None) -> Tensor:
         """Log p of candidate ids, [N, D] and [N, K] -> [N, K]."""
         ...

@@ -5,13 +5,12 @@ Shapes: B batch, L length, K terms.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from remask.core.alphabet import Alphabet
-from remask.core.net import Net
 from remask.core.stream import Stream
 
 
@@ -23,6 +22,7 @@ class Batch(NamedTuple):
     slot: [B] int64, each row's place in the global batch.
     slots: rows in the global batch (all devices, all accumulation steps): time is stratified over these.
     alphabet: what the ids mean.
+    progress: share of the training that is done, in [0, 1]: mask rates may change with it.
     """
 
     tokens: Tensor
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     slot: Tensor
     slots: int
     alphabet: Alphabet
+    progress: float = 0.0
 
     @classmethod
     def of(cls, tokens: Tensor, alphabet: Alphabet, documents: Tensor | None = None) -> Batch:
@@ -106,10 +107,15 @@ class Objective(Protocol):
         """Whether its loss is a bound on -log p per token (or that itself)."""
         ...
 
+    @property
+    def writes(self) -> bool:
+        """Whether the net is to write text; else it is an encoder, whose checkpoint plain transformers must open."""
+        ...
+
     def corrupt(self, batch: Batch, stream: Stream) -> Question:
         """Ask the question; `stream` has one seed for each row of the batch."""
         ...
 
-    def __call__(self, net: Net, question: Question, stream: Stream) -> Loss:
-        """Hear the answer."""
+    def __call__(self, net: Any, question: Question, stream: Stream) -> Loss:
+        """Hear the answer of a Net, or of what the objective makes of one (a generator and a discriminator)."""
         ...

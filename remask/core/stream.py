@@ -24,6 +24,10 @@ class Purpose(IntEnum):
     WHERE = 3  # which cell a sampler opens next
     TOKEN = 4  # which token falls into an open cell
     HIT = 5  # first-hitting time
+    SHOW = 6  # what a chosen cell shows: the mask, a random token, or itself
+    NOISE = 7  # which random token
+    SCORE = 8  # which cells are scored
+    SPAN = 9  # how long a span is
 
 
 def _signed(constant: int) -> int:

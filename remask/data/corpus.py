@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from remask.data import split, tokenizers
+from remask.data.dna import ambiguous
+from remask.data.dna import reverse_complement as other_strand
 from remask.data.pack import Rows, pack
 from remask.data.text import Document, read
 
@@ -24,8 +26,9 @@ class Corpus(NamedTuple):
     tokenizer: trained on the training text only, or the one that was given.
     fingerprint: 16 hex digits of the texts on both sides.
     held: the held-out texts themselves.
-    notes: plain data for records: per side the documents, characters, bytes, tokens (ends not counted) and rows;
-        `repeats` dropped; `held_out` names (at most 50); `shared_passages` (0 unless `valid` was given and leaks).
+    notes: plain data for records: per side the documents, characters, bytes, tokens (ends not counted) and rows, and
+        the `ambiguous` letters that a tokenizer for DNA reads as N, if any; `repeats` dropped; `held_out` names (at
+        most 50); `shared_passages` (0 unless `valid` was given and leaks).
     """
 
     train: Rows
@@ -47,6 +50,7 @@ def prepare(
     column: str = "text",
     document: str = "file",
     unique: bool = False,
+    reverse_complement: bool = False,
 ) -> Corpus:
     """Read, split, encode and pack.
 
@@ -55,6 +59,8 @@ def prepare(
     tokenizer: a name (`tokenizers.build`) or a fast Hugging Face tokenizer with a mask token.
     length: tokens per row L.
     unique: first drop the passages that repeat earlier ones (`split.drop_repeated`; of `sources` only).
+    reverse_complement: add the other strand of every training document, after the split (DNA; a passage and its reverse
+        complement count as the same passage, so none of them is held out).
     Raises what those raise: UnknownName, BadInput, BadData (a side shorter than one row), BadCheckpoint, MissingExtra.
     """
     documents = read(sources, column=column, document=document)
@@ -65,6 +71,8 @@ def prepare(
         train, held = documents, read(valid, column=column, document=document)
     else:
         train, held = split.hold_out(documents, share, seed)
+    if reverse_complement:
+        train = _both_strands(train)
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.build(tokenizer, [one.text for one in train])
     train_rows, train_notes = _side(train, tokenizer, length, "the training text")
@@ -82,11 +90,20 @@ def prepare(
     return Corpus(train_rows, valid_rows, tokenizer, split.fingerprint(sides), texts, notes)
 
 
+def _both_strands(documents: Sequence[Document]) -> list[Document]:
+    """Every document, followed by its reverse complement."""
+    ambiguous([one.text for one in documents], "the training text")
+    turned = [Document(f"{one.name}:reverse", other_strand("".join(one.text.split()))) for one in documents]
+    return [document for pair in zip(documents, turned) for document in pair]
+
+
 def _side(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, length: int, name: str
 ) -> tuple[Rows, dict[str, int]]:
     """Rows of one side, and its counts."""
     texts = [one.text for one in documents]
+    dna = tokenizers.word_width(tokenizer) is not None
+    unclear = ambiguous(texts, name) if dna else 0
     encoded = tokenizers.encode(tokenizer, texts)
     rows = pack(encoded, length, tokenizers.alphabet(tokenizer).end, name)
     counts = {
@@ -96,4 +113,4 @@ def _side(
         "tokens": sum(len(one.ids) for one in encoded),
         "rows": len(rows.tokens),
     }
-    return rows, counts
+    return rows, {**counts, "ambiguous": unclear} if unclear else counts

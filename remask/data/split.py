@@ -1,7 +1,8 @@
 """Split: hold documents out so that nothing to be learnt by heart stands on both sides.
 
 A passage is a paragraph of at least 40 characters, its white space normalised; shorter ones (headings, "Example:")
-recur harmlessly and are no evidence of a leak.
+recur harmlessly and are no evidence of a leak. A passage of DNA is the same on either strand, and however it is broken
+into lines; a stretch that recurs inside longer passages (genomes are full of them) is not seen.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b, sha256
+from itertools import pairwise
 from typing import NamedTuple
 
 from remask.core.errors import BadData, BadInput
+from remask.data.dna import canonical, is_dna
 from remask.data.text import Document, paragraphs
 
 __all__ = ["Repeats", "drop_repeated", "fingerprint", "hold_out", "paragraphs", "shared_passages"]
@@ -19,6 +22,8 @@ __all__ = ["Repeats", "drop_repeated", "fingerprint", "hold_out", "paragraphs", 
 PASSAGE = 40  # characters from which on a paragraph is a passage
 PIECE = 1500  # least characters of a piece, where there are too few documents to draw from
 FEW = 8  # fewer documents than this are cut into pieces
+WINDOW = 10_020  # letters of a piece of a genome: far more than a row, far fewer than all
+TILE = 60  # such a piece has a multiple of these, so that DNA words of 1 to 6 letters tile it
 
 
 class Repeats(NamedTuple):
@@ -73,13 +78,14 @@ def hold_out(documents: Sequence[Document], share: float = 0.1, seed: int = 0) -
     reached, and a group that would carry the held-out side past twice the share is passed over, unless no other
     choice is left. Fewer than 8 documents (or ones so entangled that no fair split exists) are first cut into
     pieces `name#k` of at least 1500 characters, of whole paragraphs with one blank line between them; one giant
-    paragraph is cut at its line ends, one giant line at its spaces. Both sides keep the order of the documents;
+    paragraph is cut at its line ends, one giant line at its spaces, DNA without line ends (as FASTA gives it)
+    every 10020 letters, or into 20 where that is shorter. Both sides keep the order of the documents;
     neither is empty.
 
     Raises BadData where no split exists, and BadInput for a share outside (0, 1).
     """
     if not 0 < share < 1:
-        raise BadInput(f"the share to hold out is {share}; give a number between 0 and 1, such as --share 0.1.")
+        raise BadInput(f"the share to hold out is {share}; give a number between 0 and 1, such as --held-out 0.1.")
     best: tuple[float, tuple[list[Document], list[Document]]] | None = None
     for pieces in _candidates(documents):
         sides = _draw(pieces, share, seed)
@@ -111,6 +117,9 @@ def fingerprint(documents: Sequence[Document]) -> str:
 def _key(paragraph: str) -> bytes | None:
     """What makes two passages the same: a digest of the words (16 bytes, so corpora fit); None if too short."""
     words = " ".join(paragraph.split())
+    letters = words.replace(" ", "")
+    if is_dna(letters):
+        words = canonical(letters)
     return blake2b(words.encode(), digest_size=16).digest() if len(words) >= PASSAGE else None
 
 
@@ -129,11 +138,27 @@ def _candidates(documents: Sequence[Document]) -> Iterator[list[Document]]:
         (" ", lambda text: text.split(" ")),
     ]
     for glue, cut in cuts:
-        pieces = [piece for document in documents for piece in _pieces(document, cut(document.text), glue)]
+        pieces = [
+            piece
+            for document in documents
+            for piece in (
+                _pieces(document, _windows(document.text), "")
+                if len(document.text) >= 2 * PIECE and is_dna(document.text)
+                else _pieces(document, cut(document.text), glue)
+            )
+        ]
         if len(pieces) > 1:
             # Cutting finer would tear passages apart: only a text that is one giant passage has no other way.
             yield pieces
             return
+
+
+def _windows(text: str) -> list[str]:
+    """Cut DNA, which has no better places to be cut at; its two strands fall apart at the same ones."""
+    width = min(WINDOW, max(PIECE, len(text) // 20 // TILE * TILE))
+    first = len(text) % width if canonical(text) != text.upper().replace("U", "T") else width
+    bounds = [0, *range(first or width, len(text), width), len(text)]
+    return [text[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _pieces(document: Document, parts: list[str], glue: str) -> Iterator[Document]:

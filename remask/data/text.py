@@ -3,6 +3,7 @@
     text files (any suffix)     a file, its paragraphs or its lines are documents
     .jsonl .ndjson .json        one record one document, its text in field `column`
     .parquet                    likewise
+    .fa .fasta .fna .ffn        FASTA: one sequence one document, its lines joined, upper case
     a folder of those           recursively, in sorted order, hidden files skipped
     hf:NAME@CONFIG:SPLIT        a data set of the Hugging Face hub, or of a local folder
     embedded                    the English documentation that ships inside Python
@@ -12,15 +13,16 @@ Everything but Parquet may be gzipped (`.gz`). Text is UTF-8; every newline come
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from remask.core.errors import BadData, BadInput, MissingExtra, UnknownName
+from remask.data.dna import FASTA, parse_fasta
+from remask.data.file import newlines
+from remask.data.file import read_text as _text
 
 __all__ = ["Document", "paragraphs", "read"]
 
@@ -28,7 +30,8 @@ __all__ = ["Document", "paragraphs", "read"]
 class Document(NamedTuple):
     """A text with a name.
 
-    name: where it comes from: a path, `path#k` for the k-th part, `path:k` for the k-th record, or a topic.
+    name: where it comes from: a path, `path#k` for the k-th part, `path:k` for the k-th record, `path:id`
+        for a FASTA sequence, or a topic.
     text: what it says; valid Unicode, newlines are line feeds.
     """
 
@@ -115,42 +118,12 @@ def _file(path: Path, column: str, document: str) -> Iterator[Document]:
         yield from _records(_json_lines(text, path), str(path), column)
     elif kind == [".json"]:
         yield from _records(_json(text, path), str(path), column)
+    elif kind and kind[0] in FASTA:
+        yield from (Document(f"{path}:{one.name}", one.sequence) for one in parse_fasta(text, str(path)))
     elif document == "file":
         yield Document(str(path), text)
     else:
         yield from (Document(f"{path}#{k}", part) for k, part in enumerate(_CUTS[document](text), 1))
-
-
-def _text(path: Path, packed: bool) -> str:
-    """Text of a file, or a sentence that says why it has none."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadData(f"'{path}' cannot be read ({error.strerror or error}); check its permissions.") from error
-    if packed:
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise BadData(f"'{path}' is not a whole gzip file ({error}); make or download it again.") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if b"\0" not in data:
-            raise BadData(
-                f"'{path}' is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start} cannot be decoded; "
-                f"convert it, for example with: iconv -f LATIN1 -t UTF-8 '{path}' > converted.txt"
-            ) from error
-        text = "\0"
-    if "\0" in text:
-        raise BadData(
-            f"'{path}' is binary: there is a NUL at byte {data.index(0)}, and wanted is UTF-8 text; if it is UTF-16, "
-            f"convert it with: iconv -f UTF-16 -t UTF-8 '{path}' > converted.txt"
-        )
-    return _newlines(text.removeprefix("\ufeff"))
-
-
-def _newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _parse(text: str, path: Path, first: int) -> Any:
@@ -234,7 +207,7 @@ def _records(records: Iterable[Any], source: str, column: str) -> Iterator[Docum
         # JSON can smuggle in halves of surrogate pairs, which no tokenizer takes.
         if not text.isascii() and re.search("[\ud800-\udfff]", text):
             raise BadData(f"record {number} of '{source}' holds half a surrogate pair, not Unicode; drop the record.")
-        yield Document(f"{source}:{number}", _newlines(text))
+        yield Document(f"{source}:{number}", newlines(text))
 
 
 def _embedded() -> Iterator[Document]:
@@ -242,7 +215,7 @@ def _embedded() -> Iterator[Document]:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise BadData("this Python ships without its documentation (pydoc_data); name a text file instead.") from error
-    yield from (Document(name, _newlines(topics[name])) for name in sorted(topics))
+    yield from (Document(name, newlines(topics[name])) for name in sorted(topics))
 
 
 def _first_line(error: Exception) -> str:

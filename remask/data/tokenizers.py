@@ -3,6 +3,8 @@
     bpe:SIZE     byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained here; lossless
     byte         one id per byte; lossless
     character    one id per character of the training text, the rest is [UNK]
+    dna          A C G T N; lossless up to case, IUPAC letters (N) and line ends; dna_tokenizer.py
+    dna:K        besides, all words of K nucleotides, K from 1 to 6; words do not overlap
     PATH         a Hugging Face tokenizer: its folder or its tokenizer.json
 
 Those built here have [PAD] 0, [MASK] 1, [END] 2, [UNK] 3, and add no token of their own to a text. [END] is also
@@ -22,11 +24,25 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadCheckpoint, BadData, BadInput, UnknownName
+from remask.data.dna import ambiguous
+from remask.data.dna_tokenizer import dna_backend, dna_encode, dna_width, read_width
+from remask.data.words import continuing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["Encoded", "alphabet", "build", "byte_tokenizer", "character_tokenizer", "encode", "load", "train_bpe"]
+__all__ = [
+    "Encoded",
+    "alphabet",
+    "build",
+    "byte_tokenizer",
+    "character_tokenizer",
+    "dna_tokenizer",
+    "encode",
+    "load",
+    "train_bpe",
+    "word_width",
+]
 
 PAD, MASK, END, UNK = SPECIAL = ("[PAD]", "[MASK]", "[END]", "[UNK]")
 SMALLEST = 256 + len(SPECIAL)
@@ -87,11 +103,21 @@ def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return _fast(tokenizer)
 
 
+def dna_tokenizer(width: int = 1) -> PreTrainedTokenizerFast:
+    """Letters of DNA, and words of `width` of them that do not overlap; see dna_tokenizer.py."""
+    return _fast(dna_backend(width, SPECIAL, MASK))
+
+
+def word_width(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """K of a tokenizer made by `dna_tokenizer`, however it was saved and loaded; None for any other."""
+    return dna_width(tokenizer.backend_tokenizer, SPECIAL)
+
+
 def build(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """The tokenizer of a name (see the head of this module); `texts` are the texts to train it on.
 
-    Raises UnknownName for any other name, BadInput for `bpe:` without a fair size, and BadCheckpoint for a path
-    that holds no usable tokenizer.
+    Raises UnknownName for any other name, BadInput for `bpe:` or `dna:` without a fair size, and BadCheckpoint for
+    a path that holds no usable tokenizer.
     """
     kind, colon, size = name.partition(":")
     if kind == "bpe":
@@ -102,9 +128,13 @@ def build(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:
         return byte_tokenizer()
     if name == "character":
         return character_tokenizer(texts)
+    if kind == "dna":
+        return dna_tokenizer(read_width(name))
     if Path(name).exists():
         return load(name)
-    raise UnknownName("tokenizer", name, ["bpe:4096", "byte", "character", "a folder with a tokenizer.json"])
+    raise UnknownName(
+        "tokenizer", name, ["bpe:4096", "byte", "character", "dna", "dna:3", "a folder with a tokenizer.json"]
+    )
 
 
 def load(directory: str | Path) -> PreTrainedTokenizerFast:
@@ -156,7 +186,10 @@ def alphabet(tokenizer: PreTrainedTokenizerFast, size: int | None = None) -> Alp
     special = set(tokenizer.all_special_ids) | set(range(known, size or known))
     special |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    return Alphabet(size or known, tokenizer.mask_token_id, tokenizer.pad_token_id, end, frozenset(special))
+    text = Alphabet(size or known, tokenizer.mask_token_id, tokenizer.pad_token_id, end, frozenset(special))
+    if word_width(tokenizer) is not None:  # DNA has no words
+        return text
+    return text._replace(continues=continuing(tokenizer) - text.special)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, special: bool = False) -> list[Encoded]:
@@ -166,8 +199,13 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, special:
 
     The bytes of a text sum to len(text.encode()) for every fast tokenizer: white space that it drops counts to the
     next token, what is left at the end to the last one. A text that it turns into nothing (only white space, for
-    some) gives no tokens and so no bytes. Raises BadData for data that turns into mask tokens all the same.
+    some) gives no tokens and so no bytes. Raises BadData for data that turns into mask tokens all the same, and for
+    data with letters that are no nucleotides where the tokenizer is for DNA.
     """
+    width = None if special else word_width(tokenizer)
+    if width is not None:
+        ambiguous(texts, "the text")
+        return [Encoded(*dna_encode(text, width, len(SPECIAL))) for text in texts]
     backend = tokenizer.backend_tokenizer
     if backend.truncation or backend.padding or backend.encode_special_tokens == special:
         backend = copy.deepcopy(backend)  # others may be using the tokenizer: leave its settings alone

@@ -8,6 +8,11 @@ METRICS = Table(
         "nelbo": "remask.metrics.nelbo:nelbo",
         "likelihood": "remask.metrics.likelihood:likelihood",
         "ngram": "remask.metrics.ngram:ngram",
+        "detection": "remask.metrics.detection:detection",
         "generative": "remask.metrics.generative:generative",
+        "classification": "remask.metrics.agreement:classification",
+        "regression": "remask.metrics.agreement:regression",
+        "minimal_pairs": "remask.metrics.minimal_pairs:minimal_pairs",
+        "probe": "remask.metrics.probe:probe",
     },
 )

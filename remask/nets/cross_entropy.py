@@ -2,7 +2,8 @@
 
 Two forms of -log softmax(h W^T + b)[target]: `total_nll` is a weighted sum whose gradients are computed in the forward
 pass while each chunk of logits is still in the cache; `nll` gives every cell's value and computes its chunks again in
-the backward pass. Logits are made in the autocast dtype, the log-sum-exp in float32 (float64 for float64 nets).
+the backward pass. `total_nll_and_draw` also draws a token from every cell's distribution in the same pass over the
+vocabulary. Logits are made in the autocast dtype, the log-sum-exp in float32 (float64 for float64 nets).
 Shapes: N cells, D width, V vocabulary.
 """
 
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from remask.core.draw import inverse_cdf_of
 
 CELLS = 1 << 22  # logits alive at a time; smaller is cache-friendlier, larger launches fewer kernels
 LEAST_ROWS = 512
@@ -60,6 +63,11 @@ def _exponentials_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return (highest - aimed)[:, 0] + total.log(), total
 
 
+def _tempered(exponentials: Tensor, temperature: float) -> Tensor:
+    """exp(z / T) from exp(z), where max z = 0."""
+    return exponentials if temperature == 1 else exponentials.pow(1 / temperature)
+
+
 class _TotalNLL(torch.autograd.Function):
     """sum_n w_n (logsumexp(z_n) - z_n[target]); d/dz_n = w_n (softmax(z_n) - onehot)."""
 
@@ -74,7 +82,11 @@ class _TotalNLL(torch.autograd.Function):
         ban: int | None,
         dtype: torch.dtype,
         needs: bool,
-    ) -> Tensor:
+        uniform: Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        drawn = targets.new_zeros(0 if uniform is None else len(targets))
+        ctx.mark_non_differentiable(drawn)
         needs = needs and any(ctx.needs_input_grad[:3])
         h, w = hidden.to(dtype), weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float64)
@@ -93,6 +105,8 @@ class _TotalNLL(torch.autograd.Function):
             nll, sums = _exponentials_(exponentials, targets[part])
             counted = cell_weight[part] != 0  # a cell that does not count may have a target of probability zero
             total += torch.where(counted, nll * cell_weight[part], 0.0).sum(dtype=torch.float64)
+            if uniform is not None:
+                drawn[part] = inverse_cdf_of(_tempered(exponentials, temperature), uniform[part])
             if not needs:
                 continue
             gradient = exponentials.mul_((cell_weight[part] / sums)[:, None])
@@ -103,14 +117,14 @@ class _TotalNLL(torch.autograd.Function):
             grad_hidden[part] = low @ w  # type: ignore[index]
             grad_weight += low.T @ h[part]  # type: ignore[operator]
         ctx.save_for_backward(*(g for g in (grad_hidden, grad_weight, grad_bias) if g is not None))
-        return total
+        return total, drawn
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = upstream
+        scale = upstream[0]
         saved = [grad * scale.to(grad.dtype) for grad in ctx.saved_tensors]
         grad_bias = saved[2] if len(saved) > 2 else None
-        return saved[0], saved[1], grad_bias, None, None, None, None, None
+        return saved[0], saved[1], grad_bias, None, None, None, None, None, None, None
 
 
 class _NLL(torch.autograd.Function):
@@ -144,7 +158,7 @@ class _NLL(torch.autograd.Function):
         with torch.enable_grad():
             # the upstream gradient is the cell weight of the fused form, whose gradients then are this one's
             bias = leaves[2] if rest else None
-            total = _TotalNLL.apply(*leaves[:2], bias, targets, upstream[0], ctx.ban, ctx.dtype, True)
+            total, _ = _TotalNLL.apply(*leaves[:2], bias, targets, upstream[0], ctx.ban, ctx.dtype, True)
             grads = torch.autograd.grad(total, leaves)
         return grads[0], grads[1], grads[2] if rest else None, None, None, None
 
@@ -157,7 +171,26 @@ def total_nll(
     hidden: [N, D]; weight: [V, D]; bias: [V] or None; targets: [N] int64; ban: an id of probability zero.
     """
     needs = torch.is_grad_enabled()  # inside the function it never is, and needs_input_grad is true under no_grad too
-    return _TotalNLL.apply(hidden, weight, bias, targets, cell_weight, ban, _compute_dtype(hidden), needs)
+    return _TotalNLL.apply(hidden, weight, bias, targets, cell_weight, ban, _compute_dtype(hidden), needs)[0]
+
+
+def total_nll_and_draw(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    cell_weight: Tensor,
+    uniform: Tensor,
+    ban: int | None = None,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """`total_nll`, and a token [N] int64 drawn from every cell's distribution in the same pass over the vocabulary.
+
+    uniform: [N] float64, one number a cell (inverse CDF, sums in float64, no gradient); temperature: of the draw only.
+    """
+    needs = torch.is_grad_enabled()
+    dtype = _compute_dtype(hidden)
+    return _TotalNLL.apply(hidden, weight, bias, targets, cell_weight, ban, dtype, needs, uniform.detach(), temperature)
 
 
 def nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, ban: int | None = None) -> Tensor:

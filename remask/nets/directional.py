@@ -16,12 +16,20 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     ModernBertConfig,
     ModernBertDecoderConfig,
 )
-from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM, ModernBertModel
+from transformers.models.modernbert.modeling_modernbert import (
+    ModernBertForMaskedLM,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
+    ModernBertModel,
+)
 from transformers.models.modernbert_decoder.modeling_modernbert_decoder import (
     ModernBertDecoderForCausalLM,
     ModernBertDecoderModel,
@@ -76,6 +84,14 @@ class DirectionalModel(ModernBertModel):
     """The trunk: builds its bias in forward, so no caller can forget it."""
 
     config: DirectionalConfig
+    config_class = DirectionalConfig
+
+    def __init__(self, config: DirectionalConfig):
+        if config.head_directions is None or config.head_slopes is None:
+            for name, value in default_directions(config.num_attention_heads).items():
+                setattr(config, name, value)
+        super().__init__(config)
+        config._attn_implementation = attention.NAME  # others would not know of the first layer's own mask
 
     def _bias(self, length: int, device: torch.device) -> Tensor:
         cached = getattr(self, "_cached_bias", None)
@@ -111,19 +127,27 @@ class DirectionalModel(ModernBertModel):
         )
 
 
-class DirectionalForMaskedLM(ModernBertForMaskedLM):
-    """ModernBertForMaskedLM on the directional trunk."""
+class _OnDirectionalTrunk:
+    """A ModernBERT class whose trunk is replaced by the directional one."""
 
     config_class = DirectionalConfig
 
     def __init__(self, config: DirectionalConfig):
-        if config.head_directions is None or config.head_slopes is None:
-            for name, value in default_directions(config.num_attention_heads).items():
-                setattr(config, name, value)
-        super().__init__(config)
-        config._attn_implementation = attention.NAME
+        super().__init__(config)  # type: ignore[call-arg]
         self.model = DirectionalModel(config)
-        self.post_init()
+        self.post_init()  # type: ignore[attr-defined]
+
+
+class DirectionalForMaskedLM(_OnDirectionalTrunk, ModernBertForMaskedLM):
+    """ModernBertForMaskedLM on the directional trunk."""
+
+
+class DirectionalForTokenClassification(_OnDirectionalTrunk, ModernBertForTokenClassification):
+    """ModernBertForTokenClassification on the directional trunk."""
+
+
+class DirectionalForSequenceClassification(_OnDirectionalTrunk, ModernBertForSequenceClassification):
+    """ModernBertForSequenceClassification on the directional trunk."""
 
 
 class DirectionalDecoderModel(ModernBertDecoderModel):
@@ -174,10 +198,13 @@ class DirectionalForCausalLM(ModernBertDecoderForCausalLM):
 
 
 def register() -> None:
-    """Let AutoConfig, AutoModelForMaskedLM and AutoModelForCausalLM open these checkpoints."""
+    """Let transformers' Auto classes open these checkpoints."""
     AutoConfig.register(DirectionalConfig.model_type, DirectionalConfig, exist_ok=True)
     AutoConfig.register(DirectionalDecoderConfig.model_type, DirectionalDecoderConfig, exist_ok=True)
+    AutoModel.register(DirectionalConfig, DirectionalModel, exist_ok=True)
     AutoModelForMaskedLM.register(DirectionalConfig, DirectionalForMaskedLM, exist_ok=True)
+    AutoModelForTokenClassification.register(DirectionalConfig, DirectionalForTokenClassification, exist_ok=True)
+    AutoModelForSequenceClassification.register(DirectionalConfig, DirectionalForSequenceClassification, exist_ok=True)
     AutoModelForCausalLM.register(DirectionalDecoderConfig, DirectionalForCausalLM, exist_ok=True)
 
 

@@ -8,125 +8,64 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from remask.core.documents import positions as restart
-from remask.core.documents import starts
-from remask.nets import attention, cross_entropy
-from remask.nets.heads import head_of, linear_scores
-from remask.nets.masks import both, offsets, same_document, window
+from remask.nets import cross_entropy
+from remask.nets.heads import Head, head_of, linear_scores
+from remask.nets.trunk import CAUSAL, Trunk
 
-CAUSAL = frozenset({"modernbert-decoder", "remask-modernbert-decoder"})
-DIRECTIONAL = frozenset({"remask-modernbert", "remask-modernbert-decoder"})
+__all__ = ["CAUSAL", "HuggingFaceNet"]
 
 
-class HuggingFaceNet(nn.Module):
+class HuggingFaceNet(Trunk):
     """A Net around a transformers model with a language-modelling head.
 
     model: the wrapped model; saving and loading are its own.
     """
 
     def __init__(self, model: Any):
-        super().__init__()
         head_of(model)  # an unknown family fails here and not in the first step
-        self.model = model
-        self.training = model.training  # else net.train(net.training) would wake the dropout of a loaded model
-        if "modernbert" in self.family and self.family not in DIRECTIONAL:
-            # takes our bool masks (eager attention would add them as numbers), and is quick in training on CPU
-            model.config._attn_implementation = attention.NAME
+        super().__init__(model)
 
     @property
-    def family(self) -> str:
-        """transformers' model type."""
-        return self.model.config.model_type
-
-    @property
-    def causal(self) -> bool:
-        """Whether position i sees nothing after it."""
-        return self.family in CAUSAL
-
-    @property
-    def length(self) -> int:
-        """The longest row that the model can read."""
-        return int(self.model.config.max_position_embeddings) - self._first_position
-
-    @property
-    def _first_position(self) -> int:
-        """Number of a row's first position: RoBERTa's relatives count on from their padding id."""
-        offset = "roberta" in self.family or self.family == "camembert"
-        return int(self.model.config.pad_token_id) + 1 if offset else 0
+    def head(self) -> Head:
+        """Where the prediction head keeps its transform and its output matrix, or the table it shares."""
+        head = head_of(self.model)
+        return head if head.weight is not None else head._replace(weight=self.model.get_input_embeddings().weight)
 
     @property
     def vocabulary(self) -> int:
         """Ids that the output layer has, V."""
-        return int(head_of(self.model).weight.shape[0])
-
-    def hidden(
-        self,
-        tokens: Tensor,
-        *,
-        positions: Tensor | None = None,
-        documents: Tensor | None = None,
-        attend: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states [B, L, D]; attention never crosses from one document to another."""
-        apart = None if documents is None else same_document(documents)
-        if "modernbert" in self.family:
-            if positions is None and apart is not None and documents is not None:
-                positions = restart(documents)
-            return self._modernbert(tokens, positions, apart, attend)
-        if apart is not None and documents is not None:
-            return self._unpacked(tokens, documents, attend)
-        place = None if positions is None else positions + self._first_position
-        return self._trunk(tokens, None if attend is None else attend.long(), position_ids=place)
-
-    def _trunk(self, tokens: Tensor, mask: Any, **rest: Any) -> Tensor:
-        rest = {name: value for name, value in rest.items() if value is not None}
-        return self.model.base_model(input_ids=tokens, attention_mask=mask, **rest)[0]
-
-    def _modernbert(
-        self, tokens: Tensor, positions: Tensor | None, apart: Tensor | None, attend: Tensor | None
-    ) -> Tensor:
-        length = tokens.shape[1]
-        itself = torch.eye(length, dtype=torch.bool, device=tokens.device)
-        seen = None if attend is None else attend[:, None, None, :] | itself
-        allowed = both(apart, seen)
-        if self.family in DIRECTIONAL:
-            return self._trunk(tokens, allowed, position_ids=positions)
-        config = self.model.config
-        offset = offsets(length, length, tokens.device)
-        if self.causal and allowed is not None:
-            allowed = allowed & (offset >= 0)
-        masks = {"full_attention": allowed}
-        if "sliding_attention" in config.layer_types:
-            masks["sliding_attention"] = both(allowed, window(config.sliding_window, self.causal, offset)[None, None])
-        return self._trunk(tokens, masks, position_ids=positions)
-
-    def _unpacked(self, tokens: Tensor, documents: Tensor, attend: Tensor | None) -> Tensor:
-        """Every document of every row as a padded row of its own: exact for any model, whatever its positions are."""
-        number = starts(documents).flatten().long().cumsum(0) - 1  # piece of each cell
-        place = restart(documents).flatten()
-        shape = (int(number[-1]) + 1, int(place.max()) + 1)
-        pieces = tokens.new_zeros(shape)
-        pieces[number, place] = tokens.flatten()
-        seen = tokens.new_zeros(shape)
-        seen[number, place] = 1 if attend is None else attend.flatten().long()
-        return self._trunk(pieces, seen)[number, place].view(*tokens.shape, -1)
+        return int(self.head.weight.shape[0])
 
     def logits(self, hidden_at: Tensor) -> Tensor:
         """[N, D] -> [N, V], the model's own logits."""
-        return linear_scores(head_of(self.model), hidden_at)
+        return linear_scores(self.head, hidden_at)
 
     def nll(self, hidden_at: Tensor, targets: Tensor, ban: int | None = None) -> Tensor:
         """-log p of the targets, [N, D] and [N] -> [N], nats."""
-        head = head_of(self.model)
+        head = self.head
         return cross_entropy.nll(head.transform(hidden_at), head.weight, head.bias, targets, ban)
 
     def total_nll(self, hidden_at: Tensor, targets: Tensor, weight: Tensor, ban: int | None = None) -> Tensor:
         """Sum of weight [N] times -log p [N], a float64 scalar."""
-        head = head_of(self.model)
+        head = self.head
         return cross_entropy.total_nll(head.transform(hidden_at), head.weight, head.bias, targets, weight, ban)
+
+    def total_nll_and_draw(
+        self,
+        hidden_at: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        uniform: Tensor,
+        ban: int | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """`total_nll`, and one token [N] drawn from each distribution, in one pass over the vocabulary."""
+        head = self.head
+        return cross_entropy.total_nll_and_draw(
+            head.transform(hidden_at), head.weight, head.bias, targets, weight, uniform, ban, temperature
+        )
 
     def log_prob(self, hidden_at: Tensor, candidates: Tensor, ban: int | None = None) -> Tensor:
         """Log p of candidate ids, [N, D] and [N, K] -> [N, K]."""
@@ -134,5 +73,5 @@ class HuggingFaceNet(nn.Module):
 
     def log_probs(self, hidden_at: Tensor, ban: int | None = None) -> Tensor:
         """Log p of every id, [N, D] -> [N, V], float32 (float64 for float64 nets)."""
-        head = head_of(self.model)
+        head = self.head
         return cross_entropy.scores(head.transform(hidden_at), head.weight, head.bias, ban).log_softmax(1)

@@ -5,6 +5,9 @@ from remask.core.table import Table
 OBJECTIVES = Table(
     "objective",
     {
+        "mlm": "remask.objectives.mlm:MLM",
+        "electra": "remask.objectives.electra:ELECTRA",
+        "gmlm": "remask.objectives.gmlm:GMLM",
         "mdlm": "remask.objectives.mdlm:MDLM",
         "autoregressive": "remask.objectives.autoregressive:Autoregressive",
     },

@@ -33,6 +33,7 @@ class Autoregressive:
     causal = True
     law = "exact"
     bounds = True
+    writes = True
 
     def corrupt(self, batch: Batch, stream: Stream) -> Question:
         """Shift right; nothing random."""

@@ -44,6 +44,7 @@ class MDLM:
 
     causal = False
     law = "upper bound"
+    writes = True
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:

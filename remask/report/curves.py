@@ -48,8 +48,33 @@ def training_curve(
         for p in points
         if p.bits_per_byte is not None and math.isfinite(p.bits_per_byte)
     ]
+    return _panels(losses, bounds, "Held-out bound, bits per byte", baselines, model, caption)
+
+
+def curve_of(
+    losses: Sequence[tuple[int, float]],
+    held_out: Sequence[tuple[int, float, float]],
+    title: str,
+    baselines: Mapping[str, float],
+    *,
+    model: str = "this model",
+    caption: str = "",
+) -> str:
+    """The same two panels for any held-out figure: (tokens, loss) and (tokens, value, stderr), titled `title`."""
+    kept = [(t, v, e if math.isfinite(e) else 0.0) for t, v, e in held_out if math.isfinite(v)]
+    return _panels([(t, v) for t, v in losses if math.isfinite(v)], kept, title, baselines, model, caption)
+
+
+def _panels(
+    losses: Sequence[tuple[int, float]],
+    bounds: Sequence[tuple[int, float, float]],
+    title: str,
+    baselines: Mapping[str, float],
+    model: str,
+    caption: str,
+) -> str:
     panels = [_loss_panel(losses)] if losses else []
-    panels += [_bound_panel(bounds, baselines, model)] if bounds else []
+    panels += [_bound_panel(bounds, baselines, model, title)] if bounds else []
     if not panels:
         return '<p class="note">There is no point to draw yet.</p>\n'
     return figure(panels, caption)
@@ -95,7 +120,9 @@ def _loss_panel(losses: Sequence[tuple[int, float]]) -> str:
         return sheet.svg()
 
 
-def _bound_panel(bounds: Sequence[tuple[int, float, float]], baselines: Mapping[str, float], model: str) -> str:
+def _bound_panel(
+    bounds: Sequence[tuple[int, float, float]], baselines: Mapping[str, float], model: str, title: str
+) -> str:
     tokens, values = [t for t, _, _ in bounds], [v for _, v, _ in bounds]
     known = {name: value for name, value in baselines.items() if math.isfinite(value)}
     marks = [(model, values[-1], ACCENT), *((name, value, SOFT) for name, value in known.items())]
@@ -103,8 +130,9 @@ def _bound_panel(bounds: Sequence[tuple[int, float, float]], baselines: Mapping[
     right = 16 + 6.3 * max(map(len, texts))
     height = max(HEIGHT, 74 + LABEL * len(marks))
     alt = (
-        f"Held-out bound against tokens seen: {plus_minus(values[-1], bounds[-1][2])} bits per byte after "
-        f"{short(tokens[-1])} tokens" + "".join(f"; {name} {value:.2f}" for name, value in known.items()) + "."
+        f"{title}, against tokens seen: {plus_minus(values[-1], bounds[-1][2])} after {short(tokens[-1])} tokens"
+        + "".join(f"; {name} {value:.2f}" for name, value in known.items())
+        + "."
     )
     with Sheet(WIDTH, height, alt) as sheet:
         axes = sheet.axes(left=30, right=right, top=34, bottom=40)
@@ -122,7 +150,7 @@ def _bound_panel(bounds: Sequence[tuple[int, float, float]], baselines: Mapping[
             marker="o",
             markersize=4,
         )
-        _frame(axes, "Held-out bound, bits per byte", tokens)
+        _frame(axes, title, tokens)
         axes.set_ylim(low, high)
         tall = height - 74
         heights = [(value - low) / (high - low) * tall for _, value, _ in marks]

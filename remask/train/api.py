@@ -8,8 +8,9 @@ from typing import Any
 
 from remask.core.errors import UnknownName
 from remask.objectives import OBJECTIVES
-from remask.train.checkpoint import Checkpoint, load
+from remask.train.checkpoint import Checkpoint, is_detector, load, read_config
 from remask.train.hooks import Watch
+from remask.train.opening import Opened, open_any
 from remask.train.run import Recipe, Start, Text
 from remask.train.run import train as run
 from remask.train.settings import Training
@@ -23,9 +24,11 @@ def train(
     overwrite: bool = False,
     watch: Watch = lambda line: None,
     **flags: Any,
-) -> Checkpoint:
-    """Train a model and open it.
+) -> Checkpoint | Opened:
+    """Train a model and open it: a Checkpoint, or, of a run whose net detects and predicts no tokens, an Opened.
 
+    A run of electra is such a one: its `net` is the discriminator, and `remask.load(out / "generator")` opens the
+    generator. Where the discriminator predicts tokens (task="all-tokens" or "replace-mlm") it is a Checkpoint.
     flags: those of `remask train`, with underscores: the fields of Text, Start, Training and of the objective, for
     example data=["my.txt"], net="tiny", steps=1000. watch: called after every step. Raises UnknownName for a flag that
     nobody has, and the errors of core/errors.py.
@@ -43,7 +46,7 @@ def train(
     )
     typed = ", ".join([repr(objective), f"out={str(out)!r}", *(f"{k}={v!r}" for k, v in flags.items())])
     run(recipe, out, resume=resume, overwrite=overwrite, watch=watch, command=f"remask.train({typed})")
-    return load(out)
+    return open_any(out) if is_detector(read_config(out)) else load(out)
 
 
 def _plain(value: Any, several: bool) -> Any:

@@ -22,7 +22,9 @@ from safetensors import SafetensorError
 from remask.core.alphabet import Alphabet
 from remask.core.conditional import Conditional
 from remask.core.errors import BadCheckpoint, BadInput, SaveFailed
+from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.pair import GENERATOR, RAW, Pair
 
 FACTS = "remask.json"
 STAGING = ".staging"
@@ -94,14 +96,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
-    """The net of any checkpoint that transformers can open without running code from it.
-
-    causal: True or False to insist on a causal or a masked head, None to follow the config.
-    """
-    import transformers
-
-    from remask.nets import directional, heads, hf
+def safe_config(path: str | Path) -> dict[str, Any]:
+    """The config of a directory that can be opened without running code from it; BadCheckpoint for any other."""
+    from remask.nets import heads
 
     config = read_config(path)
     family = config["model_type"]
@@ -121,7 +118,39 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
         raise BadCheckpoint(
             f"{path} holds no {WEIGHTS}: remask reads safetensors only, since other formats can run code."
         )
-    is_causal = family in hf.CAUSAL
+    return config
+
+
+def open_model(path: str | Path, opener: Any) -> tuple[Any, dict[str, Any]]:
+    """A transformers model of a checked directory, and what its loading reported; BadCheckpoint when it is damaged."""
+    try:
+        with quiet():
+            return opener.from_pretrained(
+                str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, dtype="float32"
+            )
+    except Exception as error:  # transformers, safetensors and json each raise their own kinds
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadCheckpoint(f"{path} cannot be opened ({first}): the weights or the config are damaged.") from error
+
+
+def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
+    """The net of any checkpoint that transformers can open without running code from it.
+
+    causal: True or False to insist on a causal or a masked head, None to follow the config.
+    """
+    import transformers
+
+    from remask.nets import directional
+    from remask.nets.trunk import CAUSAL
+
+    config = safe_config(path)
+    if is_detector(config):
+        raise BadCheckpoint(
+            f"{path} is a replaced-token detector, which predicts no tokens: its generator does, type "
+            f"{Path(path) / GENERATOR} if there is one."
+        )
+    family = config["model_type"]
+    is_causal = family in CAUSAL
     if causal is not None and causal != is_causal:
         wanted, came = ("a causal", "a masked") if causal else ("a masked", "a causal")
         raise BadCheckpoint(
@@ -129,14 +158,7 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
         )
     directional.register()
     opener = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
-    try:
-        with quiet():
-            model, report = opener.from_pretrained(
-                str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, dtype="float32"
-            )
-    except Exception as error:  # transformers, safetensors and json each raise their own kinds
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadCheckpoint(f"{path} cannot be opened ({first}): the weights or the config are damaged.") from error
+    model, report = open_model(path, opener)
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         names = ", ".join(missing[:3]) or str(report["mismatched_keys"][0])
@@ -155,6 +177,11 @@ def load(path: str | Path) -> Checkpoint:
 
     net = load_net(path)
     tokenizer = tokenizers.load(str(path))
+    return Checkpoint(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), read_facts(path), str(path))
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What `remask.json` of a directory says; empty where there is none."""
     file = Path(path) / FACTS
     try:
         facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -162,16 +189,34 @@ def load(path: str | Path) -> Checkpoint:
             raise ValueError("it holds no JSON object")
     except (ValueError, OSError, RecursionError) as error:
         raise BadCheckpoint(f"{file} is damaged ({error}): restore it or delete it.") from error
-    return Checkpoint(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), facts, str(path))
+    return facts
 
 
-def write_net(directory: str | Path, net: HuggingFaceNet, tokenizer: Any, facts: Mapping[str, Any]) -> None:
-    """Write config, weights, tokenizer and facts into a directory, in place."""
+def is_detector(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of a model with one score a token."""
+    name = (config.get("architectures") or [""])[0]
+    one = len(config.get("id2label") or {0: "", 1: ""}) == 1 or config.get("num_labels") == 1
+    return name == "ElectraForPreTraining" or (name.endswith("ForTokenClassification") and one)
+
+
+def write_net(
+    directory: str | Path,
+    net: HuggingFaceNet | Detector | Pair,
+    tokenizer: Any,
+    facts: Mapping[str, Any],
+    *,
+    training: bool = False,
+) -> None:
+    """Write config, weights, tokenizer and facts into a directory, in place.
+
+    training: with what training goes on from, where that is more than the weights of a plain model.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with quiet():
-        net.model.save_pretrained(str(directory))
-    tokenizer.save_pretrained(str(directory))
+        written = net.save(directory, training=training)
+    for place in written:
+        tokenizer.save_pretrained(str(place))
     (directory / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -187,7 +232,8 @@ def flush(directory: Path) -> None:
 
 def sound(directory: Path, training: bool = True) -> bool:
     """Whether a checkpoint directory is whole: every file there and readable to its end."""
-    wanted = ("config.json", WEIGHTS, *(STATE if training else (FACTS,)))
+    raw = (RAW,) if training and (directory / GENERATOR).is_dir() else ()
+    wanted = ("config.json", WEIGHTS, *raw, *(STATE if training else (FACTS,)))
     if not all((directory / name).is_file() for name in wanted):
         return False
     states = [*directory.glob("*.pt"), *directory.glob("rng_state*.pth")] if training else []
@@ -197,7 +243,7 @@ def sound(directory: Path, training: bool = True) -> bool:
         for name in wanted:
             if name.endswith(".json"):
                 json.loads((directory / name).read_text(encoding="utf-8"))
-        weights = [*directory.glob("*.safetensors")] if training else [directory / WEIGHTS]
+        weights = [*directory.rglob("*.safetensors")] if training else [directory / WEIGHTS]
         return all(map(_whole, weights)) and all(map(zipfile.is_zipfile, states))  # a zip's directory comes last
     except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError):
         return False
@@ -233,7 +279,7 @@ def flush_parent(path: Path) -> None:
         os.close(handle)
 
 
-def publish(directory: Path, net: HuggingFaceNet, tokenizer: Any, facts: Mapping[str, Any]) -> None:
+def publish(directory: Path, net: HuggingFaceNet | Detector | Pair, tokenizer: Any, facts: Mapping[str, Any]) -> None:
     """Make a run's directory the checkpoint of these weights: each file replaced in one rename, facts last."""
     staged = directory / STAGING / "publish"
     shutil.rmtree(staged, ignore_errors=True)
@@ -243,16 +289,21 @@ def publish(directory: Path, net: HuggingFaceNet, tokenizer: Any, facts: Mapping
             flush(staged)
             if not sound(staged, training=False):
                 raise SaveFailed(f"what was written to {staged} is not whole; the last good checkpoint is untouched.")
-            for file in sorted(staged.iterdir(), key=lambda f: f.name == FACTS):
-                os.replace(file, directory / file.name)
+            files = [f.relative_to(staged) for f in staged.rglob("*") if f.is_file()]
+            for file in sorted(files, key=lambda f: (f.name == FACTS, str(f))):
+                (directory / file).parent.mkdir(exist_ok=True)
+                os.replace(staged / file, directory / file)
             flush_parent(directory / FACTS)
     finally:
         shutil.rmtree(directory / STAGING, ignore_errors=True)
 
 
+RESUME = "free some space and type the same command with --resume; the last good checkpoint is untouched"
+
+
 @contextmanager
-def saving(directory: Path) -> Iterator[None]:
-    """Around whatever writes to a run: a disk that would not take it becomes one sentence."""
+def saving(directory: Path, remedy: str = RESUME) -> Iterator[None]:
+    """Around whatever writes to a run: a disk that would not take it becomes one sentence, which ends in `remedy`."""
     try:
         yield
     except Exception as error:
@@ -260,10 +311,7 @@ def saving(directory: Path) -> Iterator[None]:
         if not isinstance(error, OSError | RuntimeError | SafetensorError) and type(error) is not Exception:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SaveFailed(
-            f"saving to {directory} failed ({reason}): free some space and type the same command with --resume; "
-            "the last good checkpoint is untouched."
-        ) from error
+        raise SaveFailed(f"saving to {directory} failed ({reason}): {remedy}.") from error
 
 
 def newest(run: str | Path) -> Path | None:

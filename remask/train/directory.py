@@ -25,6 +25,16 @@ OURS = (  # what a run writes into its directory
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+    *("generator/config.json", "generator/generation_config.json", "generator/model*.safetensors"),
+    *(
+        f"generator/{name}"
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+    ),
+    *(f"generator/{name}" for name in ("vocab.json", "merges.txt", "spiece.model", "spm.model", "added_tokens.json")),
+    *(
+        f"generator/{name}"
+        for name in ("model.safetensors.index.json", "sentencepiece.bpe.model", "chat_template.jinja")
+    ),
     *("checkpoints/checkpoint-*", "tensorboard/events.out.tfevents.*", checkpoint.STAGING),
 )
 
@@ -81,7 +91,7 @@ def _erase(run: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    for name in ("checkpoints", "tensorboard"):
+    for name in ("checkpoints", "tensorboard", "generator"):
         if (run / name).is_dir() and not any((run / name).iterdir()):
             (run / name).rmdir()
 

@@ -57,6 +57,17 @@ class Average(TrainerCallback):
         self.shadow = load_file(directory / AVERAGE)
 
 
+class Turn(TrainerCallback):
+    """Tells an objective that has stages how far training is, before every step."""
+
+    def __init__(self, turn: Callable[[Any, float], None], net: nn.Module, budget: Budget):
+        self.turn, self.net, self.budget = turn, net, budget
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Turn, if it is time."""
+        self.turn(self.net, self.budget.progress)
+
+
 class Clock(TrainerCallback):
     """Keeps the budget, takes the held-out bound on schedule, asks for checkpoints, and tells who watches.
 
@@ -136,7 +147,7 @@ class Clock(TrainerCallback):
     def _take_bound(self, state: Any) -> None:
         self.budget.pause()
         metrics = self.evaluate()
-        self.bound = metrics.get("bits_per_byte", metrics["nats_per_token"])
+        self.bound = next(iter(metrics.values())) if "bits_per_byte" not in metrics else metrics["bits_per_byte"]
         self.history.bound(state.global_step, state.global_step * self.tokens_per_step, self.budget.seconds, metrics)
         self.budget.start()
 

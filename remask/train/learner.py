@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from remask.core.objective import Loss, Objective, Question
 from remask.core.stream import Stream
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.pair import Pair
 
 
 class Learner(nn.Module):
     """forward(question, stream) -> Loss."""
 
-    def __init__(self, objective: Objective, net: HuggingFaceNet):
+    def __init__(self, objective: Objective, net: HuggingFaceNet | Pair):
         super().__init__()
         self.objective = objective
         self.net = net

@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 class Loader:
-    """Endless questions, from any step on."""
+    """Endless questions, from any step on; `progress` tells how much of the training lies before a step."""
 
     def __init__(
         self,
@@ -42,10 +42,12 @@ class Loader:
         seed: int,
         rank: int = 0,
         ranks: int = 1,
+        progress: Callable[[int], float] = lambda step: 0.0,
     ):
         self.objective, self.rows, self.alphabet = objective, rows, alphabet
         self.batch, self.accumulate, self.seed = batch, accumulate, seed
         self.rank, self.ranks = rank, ranks
+        self.progress = progress
         self.order = Order(len(rows.tokens), seed)
 
     @property
@@ -57,6 +59,7 @@ class Loader:
         """The parts of optimizer step `number` that belong to this rank."""
         index = torch.as_tensor(self.order.take(number * self.slots, self.slots))
         batch = Batch.of(self.rows.tokens[index], self.alphabet, self.rows.documents[index])
+        batch = batch._replace(progress=min(self.progress(number), 1.0))
         stream = Stream.of(self.seed, batch.slot).child(number)
         question = self.objective.corrupt(batch, stream)
         parts = []

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from remask.nets.share import Derived
 from remask.train.settings import Training
 
 
@@ -44,13 +45,14 @@ class Together(torch.optim.Optimizer):
 def split(net: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Parameters as (block matrices, embedding matrices, vectors); tied ones come once."""
     embeddings = {id(m.weight) for m in net.modules() if isinstance(m, nn.Embedding)}
+    embeddings |= {id(p) for m in net.modules() if isinstance(m, Derived) for p in (m.base, getattr(m, "delta", None))}
     blocks: list[Tensor] = []
     tables: list[Tensor] = []
     vectors: list[Tensor] = []
     for parameter in net.parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim < 2:
+        if parameter.ndim < 2 or min(parameter.shape) == 1:  # the one row of a score head is a vector
             vectors.append(parameter)
         elif parameter.ndim == 2 and id(parameter) not in embeddings:
             blocks.append(parameter)

@@ -19,23 +19,30 @@ from typing import Any, NamedTuple
 import torch
 
 import remask
-from remask.core.errors import BadData, BadInput, UnknownName
+from remask.core.errors import BadCheckpoint, BadData, BadInput, UnknownName
 from remask.core.metric import Estimate
+from remask.core.objective import Batch
+from remask.core.stream import Stream
 from remask.data.corpus import Corpus, prepare
 from remask.data.tokenizers import alphabet as alphabet_of
+from remask.data.tokenizers import load as load_tokenizer
 from remask.nets import encoder
+from remask.nets.convert import as_language_model
+from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.pair import Pair
 from remask.objectives import OBJECTIVES
 from remask.train import checkpoint
 from remask.train.budget import Budget
 from remask.train.directory import claim
-from remask.train.evaluate import weigh
 from remask.train.history import History
-from remask.train.hooks import Average, Clock, Watch
+from remask.train.hooks import Average, Clock, Turn, Watch
 from remask.train.hub import locate
 from remask.train.learner import Learner
 from remask.train.loader import Loader
+from remask.train.opening import open_trunk
 from remask.train.settings import Training
+from remask.train.weighing import judge
 
 CURVE_ROWS = 64  # held-out rows weighed along the way; the final figure uses all of them
 FINAL_DRAWS, FINAL_WORK = 8, 4096  # masks per row in the last weighing, fewer where there are many rows
@@ -46,11 +53,11 @@ class Text:
     """What to train on."""
 
     data: tuple[str, ...] = ("embedded",)
-    """Texts: files (.txt, .jsonl, .parquet, plain or .gz), folders, hf:DATASET, or 'embedded' (ships with Python)."""
+    """Texts: files (.txt .jsonl .parquet .fasta, also .gz), folders, hf:DATASET, or 'embedded' (ships with Python)."""
     valid: tuple[str, ...] = ()
     """Texts to judge by; default: a tenth of the data is held out by document."""
     tokenizer: str | None = None
-    """bpe:SIZE, byte, character, or a Hugging Face tokenizer directory; default bpe:4096, or the one of --init."""
+    """bpe:SIZE, byte, character, dna, dna:K or a Hugging Face tokenizer directory; default: bpe:4096, or --init's."""
     length: int = 128
     """Tokens in a row."""
     column: str = "text"
@@ -59,8 +66,10 @@ class Text:
     """What one document of a plain text is: file, paragraph or line."""
     unique: bool | None = None
     """Drop paragraphs that recur before splitting; default: only for 'embedded', a fifth of which is repeats."""
-    share: float = 0.1
+    held_out: float = 0.1
     """Share of the characters that is held out when there is no --valid."""
+    reverse_complement: bool = False
+    """Add every training document's reverse complement (DNA)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,8 @@ class Start:
     init: str | None = None
     """Start from this Hugging Face directory, or hf:NAME, instead of a fresh net."""
     directional_heads: bool | None = None
-    """Fixed left/right/free attention bias; default on for tiny and mini. Off = a plain ModernBERT checkpoint."""
+    """Fixed left/right/free attention bias; default on for tiny and mini nets that are to write (mdlm, gmlm,
+    autoregressive). Off = a checkpoint that plain transformers opens."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Result(NamedTuple):
     path: Path
     metrics: dict[str, Estimate]
     corpus: Corpus
-    net: HuggingFaceNet
+    net: HuggingFaceNet | Pair
     facts: dict[str, Any]
 
 
@@ -110,20 +120,48 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _net(recipe: Recipe, corpus_alphabet: Any, causal: bool) -> HuggingFaceNet:
-    start, length = recipe.start, recipe.text.length
+def _net(recipe: Recipe, tokenizer: Any, objective: Any) -> HuggingFaceNet | Pair:
+    start, length, seed = recipe.start, recipe.text.length, recipe.training.seed
+    net: HuggingFaceNet | Detector
     if start.init is None:
-        return encoder.build(
+        directional = start.directional_heads
+        if directional is None and not objective.writes:  # plain transformers must open what an encoder leaves
+            directional = False
+        net = encoder.build(
             start.net,
-            corpus_alphabet,
+            alphabet_of(tokenizer),
             length,
-            causal=causal,
-            directional_heads=start.directional_heads,
-            seed=recipe.training.seed,
+            causal=objective.causal,
+            directional_heads=directional,
+            seed=seed,
         )
-    net = checkpoint.load_net(locate(start.init), causal=causal)
+    elif objective.writes:
+        net = checkpoint.load_net(locate(start.init), causal=objective.causal)
+    else:
+        net = open_trunk(locate(start.init), seed)
+        if net.causal:
+            raise BadCheckpoint(f"{start.init} is a causal model and this objective needs a masked one: type another.")
     if length > net.length:
         raise BadInput(f"--length {length} is beyond the {net.length} that {start.init} can read: type a smaller one.")
+    if hasattr(objective, "furnish"):
+        return objective.furnish(net, seed=seed, generator=_generator(objective.generator, tokenizer, length))
+    return as_language_model(net, seed)
+
+
+def _generator(name: str | None, tokenizer: Any, length: int) -> HuggingFaceNet | None:
+    """The generator that a flag names, which must read the same ids."""
+    if name is None:
+        return None
+    path = locate(name)
+    net = checkpoint.load_net(path, causal=False)
+    theirs, ours = load_tokenizer(path).get_vocab(), tokenizer.get_vocab()
+    if theirs != ours:
+        raise BadInput(
+            f"the generator {name} reads another vocabulary ({len(theirs)} tokens) than the discriminator "
+            f"({len(ours)}): type --tokenizer {name}, or another --generator."
+        )
+    if length > net.length:
+        raise BadInput(f"--length {length} is beyond the {net.length} that {name} can read: type a smaller one.")
     return net
 
 
@@ -138,11 +176,12 @@ def _corpus(recipe: Recipe, found: Path | None) -> Corpus:
         valid=text.valid,
         tokenizer=tokenizer,
         length=text.length,
-        share=text.share,
+        share=text.held_out,
         seed=recipe.training.seed,
         column=text.column,
         document=text.document,
         unique=unique,
+        reverse_complement=text.reverse_complement,
     )
 
 
@@ -158,7 +197,7 @@ def again(facts: dict[str, Any], run: str | Path) -> Corpus:
     return corpus
 
 
-def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet) -> dict[str, Any]:
+def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet | Pair) -> dict[str, Any]:
     import transformers
 
     return {
@@ -166,7 +205,7 @@ def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet) -
         "objective": {"name": recipe.objective, **recipe.fields},
         "recipe": _plain(recipe),
         "data": {"fingerprint": corpus.fingerprint, **corpus.notes},
-        "alphabet": {**alphabet._asdict(), "special": sorted(alphabet.special)},
+        "alphabet": {**alphabet._replace(continues=())._asdict(), "special": sorted(alphabet.special)},
         "parameters": sum(p.numel() for p in net.parameters()),
         "versions": {
             "torch": torch.__version__,
@@ -207,16 +246,26 @@ def train(
         claim(out, _plain(recipe), resume, overwrite)
     found = checkpoint.newest(run) if resume else None
     corpus = _corpus(recipe, found)
-    net = _net(recipe, alphabet_of(corpus.tokenizer), objective.causal)
+    net = _net(recipe, corpus.tokenizer, objective)
     alphabet = alphabet_of(corpus.tokenizer, net.vocabulary)
+    _ask(objective, corpus, alphabet)
     if not resume and rank() == 0:  # only now: a bad text or checkpoint must not cost an old run
         claim(out, _plain(recipe), resume, overwrite)
     facts = {**_facts(recipe, corpus, alphabet, net), "command": command}
     told("corpus", {**facts["data"], "parameters": facts["parameters"]})
+    for remark in getattr(objective, "remarks", ()):
+        told("remark", {"text": remark})
     if found is not None:
         _check_same(json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8")), corpus)
         told("resumed", {"from": str(found)})
     return _fit(recipe, run, objective, net, corpus, alphabet, facts, found, watch, told)
+
+
+def _ask(objective: Any, corpus: Corpus, alphabet: Any) -> None:
+    """Ask about one row, and forget it: some flags fit no text, and only the question knows."""
+    rows = corpus.train
+    batch = Batch.of(rows.tokens[:1], alphabet, rows.documents[:1])
+    objective.corrupt(batch, Stream.of(0, batch.slot))
 
 
 def _check_same(facts: dict[str, Any], corpus: Corpus) -> None:
@@ -241,7 +290,7 @@ def _fit(
     recipe: Recipe,
     run: Path,
     objective: Any,
-    net: HuggingFaceNet,
+    net: HuggingFaceNet | Pair,
     corpus: Corpus,
     alphabet: Any,
     facts: dict[str, Any],
@@ -264,6 +313,7 @@ def _fit(
         seed=settings.seed,
         rank=rank(),
         ranks=processes(),
+        progress=lambda step: budget.progress if settings.steps is None else step / settings.steps,
     )
     average = Average(net, settings.ema) if settings.ema > 0 else None
     few = corpus.valid.select(spread(len(corpus.valid.tokens), CURVE_ROWS))
@@ -271,10 +321,11 @@ def _fit(
         budget,
         settings,
         history,
-        lambda: weigh(net, alphabet, few, draws=2, seed=settings.seed),
+        lambda: judge(objective, net, alphabet, few, draws=2, seed=settings.seed),
         watch,
         loader.slots * recipe.text.length,
     )
+    turns = [Turn(objective.turn, net, budget)] if hasattr(objective, "turn") else []
     trainer = MaskedTrainer(
         Learner(objective, net),
         loader,
@@ -286,7 +337,7 @@ def _fit(
         recipe.start.init is None,
         clock.part,
         average,
-        [clock] if average is None else [average, clock],
+        [*turns, *([] if average is None else [average]), clock],
     )
     if found is not None:
         trainer.restore(found)
@@ -299,7 +350,7 @@ def _fit(
     if average is not None:
         average.swap()
     draws = max(1, min(FINAL_DRAWS, FINAL_WORK // len(corpus.valid.tokens)))
-    metrics = weigh(net, alphabet, corpus.valid, draws=draws, seed=settings.seed)
+    metrics = judge(objective, net, alphabet, corpus.valid, draws=draws, seed=settings.seed)
     history.bound(budget.step, trainer.record()["tokens"], budget.seconds, metrics)
     facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
     if rank() == 0:

@@ -16,7 +16,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors.torch import load_model
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -49,8 +48,11 @@ def bfloat16_here(device: torch.device) -> bool:
     return device.type == "cpu" and bool(probe is not None and probe())
 
 
-def arguments(settings: Training, run: Path) -> TrainingArguments:
-    """Trainer's arguments for our settings; its own logging, evaluation and progress bar are off."""
+def arguments(settings: Training, run: Path, unused: bool = False) -> TrainingArguments:
+    """Trainer's arguments for our settings; its own logging, evaluation and progress bar are off.
+
+    unused: some steps leave some parameters without a gradient.
+    """
     cpu = not torch.cuda.is_available()
     bf16 = bfloat16_here(torch.device("cpu" if cpu else "cuda")) if settings.bf16 is None else settings.bf16
     return TrainingArguments(
@@ -69,7 +71,7 @@ def arguments(settings: Training, run: Path) -> TrainingArguments:
         disable_tqdm=True,
         ignore_data_skip=True,
         remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=unused,
     )
 
 
@@ -97,7 +99,7 @@ class MaskedTrainer(Trainer):
         self.tokenizer, self.facts, self.fresh, self.heard, self.average = tokenizer, facts, fresh, heard, average
         super().__init__(
             model=learner,
-            args=arguments(settings, run),
+            args=arguments(settings, run, unused=hasattr(learner.objective, "turn")),
             compute_loss_func=scaled,  # tells Trainer that the loss is already scaled for accumulation
             callbacks=callbacks,
         )
@@ -164,7 +166,7 @@ class MaskedTrainer(Trainer):
                 f"the weights are not finite at step {self.state.global_step}: lower --learning-rate and go on from "
                 "the last good checkpoint with --resume."
             )
-        checkpoint.write_net(output_dir, self.model.net, self.tokenizer, self.record())
+        checkpoint.write_net(output_dir, self.model.net, self.tokenizer, self.record(), training=True)
         if self.average is not None:
             self.average.save(Path(output_dir))
 
@@ -189,7 +191,7 @@ class MaskedTrainer(Trainer):
 
     def restore(self, found: Path) -> None:
         """Take the weights, their average and the clock of a checkpoint."""
-        load_model(self.model.net.model, str(found / checkpoint.WEIGHTS))
+        self.model.net.restore(found)
         facts = json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8"))
         self.budget.restore(facts["seconds"], facts["step"])
         if self.average is not None:

@@ -107,7 +107,7 @@ def test_a_wrong_column(remask, tmp_path):
         (["--save-steps", "0"], ["--save-steps came as 0"]),
         (["--length", "0"], ["--length 1 or more"]),
         (["--length", "-5"], ["--length 1 or more"]),
-        (["--share", "2"], ["share to hold out is 2.0"]),
+        (["--held-out", "2"], ["share to hold out is 2.0"]),
         (["--init", "/nowhere"], ["no checkpoint directory at /nowhere"]),
         (["--resume"], ["no run to resume"]),
         (["--resume", "--overwrite"], ["--resume and --overwrite came together"]),
@@ -115,10 +115,84 @@ def test_a_wrong_column(remask, tmp_path):
     ids=" ".join,
 )
 def test_a_training_that_cannot_be(remask, tmp_path, words, said):
-    valid = [] if "--share" in words else ["--valid", held()]
+    valid = [] if "--held-out" in words else ["--valid", held()]
     done = remask("train", "mdlm", "--data", runs.data(), *valid, *out(tmp_path / "run"), *words)
     refused(done, *said)
     assert not (tmp_path / "run").exists()
+
+
+ELECTRA = [
+    (["--task", "guess"], ["no task 'guess'", "detection|replace-mlm|all-tokens"]),
+    (["--score", "some"], ["no score 'some'", "all|masked|random"]),
+    (["--score-scale", "max"], ["no score-scale 'max'", "mean|sum"]),
+    (["--share", "half"], ["no share 'half'", "none|shared|gdes"]),
+    (["--mask-rate", "0"], ["--mask-rate came as 0.0", "in (0, 1]"]),
+    (["--mask-rate", "1.5"], ["--mask-rate came as 1.5"]),
+    (["--mask-rate", "nan"], ["--mask-rate came as nan"]),
+    (["--keep", "1"], ["--keep came as 1.0", "in [0, 1)"]),
+    (["--discriminator-weight", "0"], ["--discriminator-weight came as 0.0"]),
+    (["--discriminator-weight", "inf"], ["--discriminator-weight came as inf"]),
+    (["--temperature", "0"], ["--temperature came as 0.0"]),
+    (["--temperature", "inf"], ["--temperature came as inf"]),
+    (["--generator-width", "-1"], ["--generator-width came as -1.0"]),
+    (["--generator-width", "inf"], ["--generator-width came as inf"]),
+    (["--generator-depth", "0"], ["--generator-depth came as 0.0"]),
+    (["--generator-depth", "nan"], ["--generator-depth came as nan"]),
+    (["--task", "all-tokens", "--score", "half"], ["--score and --score-scale belong to --task detection"]),
+    (["--task", "replace-mlm", "--score-scale", "sum"], ["--score and --score-scale belong to --task detection"]),
+    (["--freeze-generator"], ["--freeze-generator came without --generator"]),
+    (["--freeze-generator", "--generator", "/nowhere"], ["--share shared, which trains its table: type --share gdes"]),
+    (["--two-stage"], ["--two-stage copies the generator", "--share none"]),
+    (["--two-stage", "--share", "none"], ["--generator-width 1 --generator-depth 1"]),
+    (["--generator", "/nowhere"], ["no checkpoint directory at /nowhere"]),
+    (["--init", "/nowhere"], ["no checkpoint directory at /nowhere"]),
+]
+MLM = [
+    (["--mask-rate", "0"], ["--mask-rate came as 0.0", "(0, 1]"]),
+    (["--mask-rate", "nan"], ["--mask-rate came as nan"]),
+    (["--final-mask-rate", "2"], ["--final-mask-rate came as 2.0"]),
+    (["--random", "0.7", "--keep", "0.6"], ["--random came as 0.7 and --keep as 0.6", "at most 1"]),
+    (["--random", "-0.1"], ["--random came as -0.1"]),
+    (["--keep", "nan"], ["--keep as nan"]),
+    (["--unit", "letter"], ["no unit 'letter'", "token|word|span"]),
+    (["--unit", "span", "--span-length", "0.5"], ["--span-length came as 0.5"]),
+    (["--span-length", "nan"], ["--span-length came as nan"]),
+]
+GMLM = [
+    (["--count", "many"], ["no count 'many'", "uniform|fixed|rate"]),
+    (["--loss", "sum"], ["no loss 'sum'", "factorised|chain"]),
+    (["--count", "fixed"], ["--count fixed and --k N belong together"]),
+    (["--k", "3"], ["--count fixed and --k N belong together"]),
+    (["--count", "fixed", "--k", "0"], ["--k came as 0"]),
+    (["--count", "fixed", "--k", str(LENGTH + 1)], [f"--k came as {LENGTH + 1}, and a row has {LENGTH} tokens"]),
+]
+FLAGS = [(name, *case) for name, cases in (("electra", ELECTRA), ("mlm", MLM), ("gmlm", GMLM)) for case in cases]
+
+
+@pytest.mark.parametrize(("objective", "words", "said"), FLAGS, ids=[f"{n} {' '.join(w)[:60]}" for n, w, _ in FLAGS])
+def test_an_objective_that_cannot_be(remask, tmp_path, objective, words, said):
+    """Before anything is written, and with --overwrite before anything is lost."""
+    common = ["train", objective, "--data", runs.data(), "--valid", held(), *out(tmp_path / "run"), *words]
+    refused(remask(*common), *said)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "remask.json").write_text("{}")  # an earlier run
+    (tmp_path / "run" / "model.safetensors").write_text("old")
+    refused(remask(*common, "--overwrite"), *said)
+    assert (tmp_path / "run" / "model.safetensors").read_text() == "old"
+
+
+def test_words_of_a_text_without_words(remask, tmp_path):
+    """Which only the question knows; even so, before an earlier run is lost."""
+    genes = tmp_path / "genes.txt"
+    genes.write_text("ACGTTGCA" * 400)
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("remask.json", "model.safetensors"):
+        (run / name).write_text("{}")
+    words = ["train", "mlm", "--data", genes, *out(run), "--document", "line", "--valid", genes, "--unit", "word"]
+    refused(remask(*words, "--tokenizer", "dna", "--overwrite"), "do not say where words begin: type --unit span")
+    assert (run / "model.safetensors").exists()
 
 
 def test_neither_steps_nor_minutes(remask, tmp_path):

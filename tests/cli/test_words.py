@@ -160,7 +160,7 @@ def test_peek(words, found):
     [
         (["demos"], ["no command named 'demos'", "did you mean 'demo'?", *WORDS]),
         (["train"], ["OBJECTIVE", "remask train --help"]),
-        (["train", "mldm"], ["no objective named 'mldm'", "did you mean 'mdlm'?", *OBJECTIVES]),
+        (["train", "mldm"], ["no objective named 'mldm'", "did you mean 'mlm'?", *OBJECTIVES]),
         (["train", "mdlm"], ["--out", "remask train mdlm --help"]),
         (["train", "mdlm", "--out", "x", "--step", "3"], ["--step", "--help"]),
         (

@@ -29,7 +29,7 @@ def test_embedded_text_is_enough_for_a_first_run(embedded):
     assert 0.05 <= notes["valid"]["characters"] / (notes["valid"]["characters"] + notes["train"]["characters"]) <= 0.2
     assert len(notes["held_out"]) == notes["valid"]["documents"]
     assert json.loads(json.dumps(notes)) == notes
-    assert alphabet(embedded.tokenizer) == (400, 1, 0, 2, frozenset({0, 1, 2, 3}))
+    assert alphabet(embedded.tokenizer)[:5] == (400, 1, 0, 2, frozenset({0, 1, 2, 3}))
 
 
 def test_the_same_again_is_the_same_and_another_seed_is_not(embedded):

@@ -212,8 +212,8 @@ def test_a_bare_tokenizer_file_finds_its_special_tokens(tmp_path, bpe):
 
 
 def test_alphabet(bpe):
-    assert alphabet(bpe) == (500, 1, 0, 2, frozenset({0, 1, 2, 3}))
-    assert alphabet(bpe, 503) == (503, 1, 0, 2, frozenset({0, 1, 2, 3, 500, 501, 502}))
+    assert alphabet(bpe)[:5] == (500, 1, 0, 2, frozenset({0, 1, 2, 3}))
+    assert alphabet(bpe, 503)[:5] == (503, 1, 0, 2, frozenset({0, 1, 2, 3, 500, 501, 502}))
     with pytest.raises(BadCheckpoint, match=r"has 500 ids, but its model only 499"):
         alphabet(bpe, 499)
     found = alphabet(wordpiece())

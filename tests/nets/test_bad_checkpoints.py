@@ -101,10 +101,14 @@ def test_a_missing_shard(whole):
     refused(whole, "cannot be opened")
 
 
-@pytest.mark.parametrize("head", [BertModel, ElectraForPreTraining])
-def test_weights_without_a_head_to_predict_with(head, tmp_path):
-    head(MAKE["bert" if head is BertModel else "electra"]().config).save_pretrained(tmp_path)
+def test_weights_without_a_head_to_predict_with(tmp_path):
+    BertModel(MAKE["bert"]().config).save_pretrained(tmp_path)
     refused(tmp_path, "lacks weights.*no usable prediction head")
+
+
+def test_a_detector_predicts_no_tokens(tmp_path):
+    ElectraForPreTraining(MAKE["electra"]().config).save_pretrained(tmp_path)
+    refused(tmp_path, "is a replaced-token detector.*generator")
 
 
 @pytest.mark.parametrize("family", ["modernbert-decoder", "remask-modernbert-decoder"])

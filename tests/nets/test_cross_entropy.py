@@ -5,6 +5,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from remask.core.draw import inverse_cdf, inverse_cdf_of
+from remask.core.errors import BadInput
+from remask.core.stream import Purpose, Stream
 from remask.nets import cross_entropy
 from tests.nets.tiny import MASK, V, gap, make, masked, text
 
@@ -226,3 +229,116 @@ def test_a_cell_without_weight_may_have_a_banned_target():
     total = cross_entropy.total_nll(hidden, weight, None, torch.tensor([1, 2, 0]), torch.tensor([1.0, 0.0, 1.0]), ban=2)
     total.backward()
     assert total.isfinite() and hidden.grad.isfinite().all() and (hidden.grad[1] == 0).all()
+
+
+# draws in the same pass
+
+
+def uniforms(n, seed=0):
+    return Stream.of(seed, n).uniform(0, Purpose.TOKEN, 1)[:, 0]
+
+
+def with_draws(leaves, targets, weight, ban, temperature=1.0):
+    hidden, matrix, *rest = leaves
+    bias = rest[0] if rest else None
+    u = uniforms(len(targets))
+    return cross_entropy.total_nll_and_draw(hidden, matrix, bias, targets, weight, u, ban, temperature)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0])
+@pytest.mark.parametrize("ban", [None, 5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("n", [0, 1, 3, 7, 10, 300])
+def test_drawing_changes_neither_total_nor_gradients_and_draws_by_inverse_cdf(n, bias, ban, temperature):
+    """float64: to the last bit the total without draws, and the tokens of log softmax with the same numbers."""
+    leaves, targets, weight = problem(n, bias, ban)
+    total, drawn = with_draws(leaves, targets, weight, ban, temperature)
+    plainly = ours("total_nll", leaves, targets, weight, ban)
+    assert torch.equal(total, plainly)
+    assert not drawn.requires_grad
+    found, wanted = (torch.autograd.grad(value, leaves) for value in (total, plainly))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    hidden, matrix, *rest = leaves
+    scores = cross_entropy.scores(hidden.detach(), matrix.detach(), rest[0].detach() if rest else None, ban)
+    assert torch.equal(drawn, inverse_cdf(scores.log_softmax(1) / temperature, uniforms(n)))
+    assert drawn.shape == (n,)
+    assert ban not in drawn.tolist()
+    with torch.no_grad():
+        assert torch.equal(with_draws(leaves, targets, weight, ban, temperature)[1], drawn)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("size", [100, 128, 257, 1000])
+def test_float32_draws_differ_at_edges_of_the_cdf_alone(size, temperature):
+    """Any number of blocks of 128; where another token is drawn, the uniform lies within rounding of the edge."""
+    n, generator = 3000, torch.Generator().manual_seed(size)
+    hidden, matrix = torch.randn(n, D, generator=generator), torch.randn(size, D, generator=generator)
+    targets, u = torch.randint(0, size, (n,), generator=generator), uniforms(n, 1)
+    total, drawn = cross_entropy.total_nll_and_draw(
+        hidden, matrix, None, targets, torch.ones(n), u, 3, temperature=temperature
+    )
+    log_prob = cross_entropy.scores(hidden.double(), matrix.double(), None, 3).log_softmax(1)
+    cdf = (log_prob / temperature).softmax(1).cumsum(1)
+    expected = torch.searchsorted(cdf, u[:, None], right=True)[:, 0]
+    other = torch.nonzero(drawn != expected)[:, 0]
+    assert len(other) < 10
+    low = torch.minimum(drawn, expected)[other]
+    assert ((drawn - expected)[other].abs() <= 2).all()
+    assert ((cdf[other, low] - u[other]).abs() < 1e-5).all()
+    wanted = -log_prob.gather(1, targets[:, None]).sum()
+    assert float(total) == pytest.approx(float(wanted), rel=1e-5) or (targets == 3).any()
+
+
+def test_probabilities_need_not_sum_to_one():
+    prob = torch.rand(500, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    prob[:, ::3] = 0
+    u = uniforms(500)
+    drawn = inverse_cdf_of(prob, u)
+    assert torch.equal(drawn, inverse_cdf_of(prob * 2.0**-40, u))
+    assert torch.equal(drawn, inverse_cdf(prob.log(), u))
+    assert (drawn % 3 != 0).all()
+    assert inverse_cdf_of(prob[:0], u[:0]).shape == (0,)
+    with pytest.raises(BadInput, match="no token left"):
+        inverse_cdf_of(prob * 0, u)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_draw_from_another_law_would_show(monkeypatch):
+    """The planted bug: the temperature is taken the wrong way round."""
+    leaves, targets, weight = problem(300, True)
+    right = with_draws(leaves, targets, weight, None, 2.0)[1]
+    monkeypatch.setattr(cross_entropy, "_tempered", lambda exponentials, t: exponentials.pow(t))
+    assert (with_draws(leaves, targets, weight, None, 2.0)[1] != right).any()
+
+
+@pytest.mark.parametrize("family", ["bert", "remask-modernbert"])
+def test_nets_draw_what_their_log_probabilities_say(family):
+    net = make(family).double()
+    tokens, targets = masked(text(3, 12)), text(3, 12, seed=3).flatten()
+    with torch.no_grad():
+        hidden = net.hidden(tokens).flatten(0, 1)
+        weight, u = torch.ones(36, dtype=torch.float64), uniforms(36)
+        total, drawn = net.total_nll_and_draw(hidden, targets, weight, u, MASK, 0.8)
+        assert torch.equal(total, net.total_nll(hidden, targets, weight, MASK))
+        assert torch.equal(drawn, inverse_cdf(net.log_probs(hidden, MASK) / 0.8, u))
+
+
+def test_under_bf16_autocast_draws_follow_the_rounded_logits():
+    leaves, targets, weight = problem(2000, True, 5, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        drawn = with_draws(leaves, targets, weight.float(), 5)[1]
+        hidden, matrix, bias = leaves
+        rounded = cross_entropy.scores(hidden.bfloat16(), matrix.bfloat16(), bias, 5)
+    same = drawn == inverse_cdf(rounded.log_softmax(1), uniforms(2000))
+    assert same.double().mean() > 0.99, "what is drawn from is what is learnt"
+
+
+def test_the_matrix_is_not_made_for_draws_either():
+    hidden, matrix, bias, targets = large()
+    with Counter() as drawing:
+        cross_entropy.total_nll_and_draw(hidden, matrix, bias, targets, torch.ones(N), uniforms(N), 3)[0].backward()
+    with Counter() as fused:
+        cross_entropy.total_nll(hidden, matrix, bias, targets, torch.ones(N), 3).backward()
+    assert drawing.largest <= cross_entropy.CELLS
+    assert drawing.products == fused.products, "one pass over the vocabulary"

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, ModernBertD
 from remask.core.alphabet import Alphabet
 from remask.core.documents import positions as restart
 from remask.core.errors import UnknownName
-from remask.nets import hf
+from remask.nets import trunk
 from remask.nets.encoder import SIZES, build
 from remask.nets.hf import HuggingFaceNet
 from remask.train.checkpoint import load_net
@@ -77,8 +77,8 @@ def test_published_style_weights_opened_here_give_the_same_logits(family, left, 
 @pytest.mark.parametrize("family", ["modernbert", "modernbert-decoder"])
 def test_a_window_one_off_would_show(family, wrong, monkeypatch):
     net, tokens = make(family), text(2, 24)
-    expected, window = theirs(net.model, tokens), hf.window
-    monkeypatch.setattr(hf, "window", lambda distance, causal, offset: window(wrong, causal, offset))
+    expected, window = theirs(net.model, tokens), trunk.window
+    monkeypatch.setattr(trunk, "window", lambda distance, causal, offset: window(wrong, causal, offset))
     assert gap(logits(net, tokens), expected) > 1e-2
 
 

@@ -10,14 +10,21 @@ import torch
 from remask.core.objective import Loss
 from remask.core.schedule import SCHEDULES
 from remask.objectives.autoregressive import Autoregressive
+from remask.objectives.electra import ELECTRA
 from remask.objectives.mdlm import MDLM
-from tests import conformance
-from tests.conformance import OBJECTIVE_CHECKS
+from remask.objectives.mlm import MLM
+from tests import conformance_objectives as conformance
+from tests.conformance_objectives import OBJECTIVE_CHECKS
 from tests.oracle import LAWS
 
 found = conformance.objectives()
 every_objective = pytest.mark.parametrize("objective", found.values(), ids=found)
 every_law = pytest.mark.parametrize("oracle", LAWS.values(), ids=LAWS)
+
+
+@every_objective
+def test_declares_what_it_is(objective):
+    conformance.check_declares(objective)
 
 
 @every_objective
@@ -145,7 +152,59 @@ class Infinite(MDLM):
         return question._replace(weight=question.weight / torch.zeros(1))
 
 
+class Undecided:
+    causal, bounds, law = False, False, "no bound"
+
+
+@dataclass(frozen=True)
+class KeepsTooMuch(MLM):
+    """Shows every chosen token of the first half, where a tenth is kept."""
+
+    def corrupt(self, batch, stream):
+        question = super().corrupt(batch, stream)
+        tokens = question.tokens.clone()
+        tokens[:, :2] = batch.tokens[:, :2]
+        return question._replace(tokens=tokens)
+
+
+@dataclass(frozen=True)
+class ShowsNeighbours(MLM):
+    """A random token is the token that it replaces, moved on by one."""
+
+    def corrupt(self, batch, stream):
+        question = super().corrupt(batch, stream)
+        shown = question.at & (question.tokens != batch.alphabet.mask)
+        ids = torch.tensor([i for i in range(batch.alphabet.size) if i not in batch.alphabet.special])
+        moved = ids[(torch.searchsorted(ids, batch.tokens.clamp(max=int(ids[-1]))) + 1) % len(ids)]
+        return question._replace(tokens=torch.where(shown, moved, question.tokens))
+
+
+@dataclass(frozen=True)
+class GeneratorPeeks(ELECTRA):
+    """Masks nothing: the generator sees what it is asked for."""
+
+    def corrupt(self, batch, stream):
+        return super().corrupt(batch, stream)._replace(tokens=batch.tokens)
+
+
+@dataclass(frozen=True)
+class CountsByTheWrongTerm(ELECTRA):
+    """The counts of the question are not those of the terms."""
+
+    def corrupt(self, batch, stream):
+        question = super().corrupt(batch, stream)
+        return question._replace(counts=question.counts.flip(0))
+
+    def __call__(self, net, question, stream):
+        return super().__call__(net, question._replace(counts=question.counts.flip(0)), stream)
+
+
 CAUGHT = [
+    (KeepsTooMuch(keep=0.1, random=0.1), "check_no_leak", "show their token"),
+    (KeepsTooMuch(keep=0.0, random=0.0), "check_no_leak", "can see the token"),
+    (ShowsNeighbours(keep=0.0, random=0.5), "check_no_leak", "can see the token"),
+    (GeneratorPeeks(), "check_no_leak", "show their token"),
+    (CountsByTheWrongTerm(), "check_split", "means do not add up"),
     (WeightWithoutLength(), "check_bound", "entropy"),
     (Unweighted(), "check_bound", "entropy"),
     (OneOff(), "check_bound", "entropy"),
@@ -166,6 +225,11 @@ CAUGHT = [
 def test_planted_bugs_are_caught(twin, check, says):
     with pytest.raises(AssertionError, match=says):
         getattr(conformance, check)(twin, LAWS["markov_chain"])
+
+
+def test_an_objective_that_does_not_say_what_it_is_is_caught():
+    with pytest.raises(AssertionError, match="writes"):
+        conformance.check_declares(Undecided())
 
 
 def test_schedules_are_all_checked():

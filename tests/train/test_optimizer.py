@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remask.core.alphabet import Alphabet
+from remask.nets.convert import as_detector, as_language_model, smaller
 from remask.nets.encoder import build as build_net
 from remask.nets.heads import head_of
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.pair import Pair
+from remask.nets.share import SHARES, Derived, Disentangled, Projected
 from remask.train.budget import Budget
 from remask.train.optimizer import Together, build, rate_factor, split
 from remask.train.settings import DECAYS, Training
-from tests.nets.tiny import MAKE
+from tests.nets.tiny import MAKE, V
 
 ALPHABET = Alphabet(40, 1, 0, 2, frozenset({0, 1, 2, 3}))
 
@@ -108,10 +111,87 @@ def test_split_covers_every_parameter_once(family):
     assert len(found) == len(set(found))
     assert set(found) == {id(p) for p in module.parameters()}
     assert {p.ndim for p in blocks} == {2}
-    assert {p.ndim for p in vectors} == {1}
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    assert all(p.ndim == 1 or min(p.shape) == 1 for p in vectors)  # RoBERTa's only token type is a vector, too
+    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Embedding) and len(m.weight) > 1}
     assert embeddings <= {id(p) for p in tables}
     assert id(head_of(module.model).weight) in {id(p) for p in tables}  # tied
+
+
+MASKED = [name for name in MAKE if not name.endswith("decoder")]
+
+
+def pair(family, how, width, predicts=False):
+    """A generator and a discriminator; with `predicts` it predicts tokens and may copy."""
+    big = net(family)
+    second = as_language_model(big, 2) if predicts else as_detector(big, 2)
+    if predicts:
+        big = net(family)
+    return Pair(smaller(big, width, 0.5, 1), second, how, copy_gate=predicts)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # DeBERTa of transformers 5.17
+@pytest.mark.parametrize("predicts", [False, True], ids=["detects", "predicts"])
+@pytest.mark.parametrize("width", [1.0, 0.5])
+@pytest.mark.parametrize("how", SHARES)
+@pytest.mark.parametrize("family", MASKED)
+def test_split_of_a_pair(family, how, width, predicts):
+    """Every parameter once; no table, base or delta among the blocks, and no row of a score head."""
+    module = pair(family, how, width, predicts)
+    blocks, tables, vectors = split(module)
+    found = [id(p) for p in (*blocks, *tables, *vectors)]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(p) for p in module.parameters()}
+    inside = {id(p) for p in blocks}
+    for part in module.modules():
+        if isinstance(part, torch.nn.Embedding):
+            assert id(part.weight) not in inside
+        if isinstance(part, Derived):
+            assert id(part.base) not in inside
+        if isinstance(part, Disentangled):
+            assert id(part.delta) not in inside
+            assert len(part.delta) == 1 or id(part.delta) in {id(p) for p in tables}
+        if isinstance(part, Projected):
+            assert id(part.projection) in inside  # a matrix like any other
+    assert not any(tuple(p.shape) in {(V, w) for w in (8, 16, 32)} for p in blocks)  # no table under another name
+    assert all(p.ndim == 2 and min(p.shape) > 1 for p in blocks)
+    assert all(p.ndim == 1 or min(p.shape) == 1 for p in vectors)
+    heads = [module.copy_gate.weight] if predicts else []
+    if not predicts and family == "electra":
+        heads.append(module.discriminator.model.discriminator_predictions.dense_prediction.weight)
+    elif not predicts:
+        heads.append(module.discriminator.model.classifier.weight)
+    assert {id(p) for p in heads} <= {id(p) for p in vectors}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("how", SHARES)
+def test_tables_of_a_pair_do_not_decay(how, optimizer):
+    """With gradients of zero nothing but the blocks moves, whatever the weight decay."""
+    module = pair("bert", how, 0.5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    build(module, Training(steps=1, optimizer=optimizer, weight_decay=0.5, learning_rate=0.1), fresh=True).step()
+    moved = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+    inside = {id(p) for p in split(module)[0]}
+    assert moved == {name for name, p in module.named_parameters() if id(p) in inside}
+    assert any("attention" in name for name in moved)
+    assert not any("embedding" in name and "projection" not in name for name in moved)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_what_gets_no_gradient_does_not_move(optimizer):
+    """A frozen generator, and a discriminator that waits for its stage: neither decays."""
+    module = pair("bert", "none", 0.5)
+    for parameter in module.discriminator.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    build(module, Training(steps=1, optimizer=optimizer, weight_decay=0.5, learning_rate=0.1), fresh=True).step()
+    moved = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if name.startswith("discriminator.")}
 
 
 def test_frozen_parameters_stay_out():
