@@ -155,7 +155,8 @@ def words_alone(places: dict[str, Path], characters: bool = False) -> float:
             s: model.score(counter.transform([t for _, t in rows[s]]), [y for y, _ in rows[s]])
             for s in ("valid", "test")
         }
-        best = max(best, (score["valid"], score["test"]))
+        if score["valid"] > best[0]:
+            best = score["valid"], score["test"]
     return best[1]
 
 
@@ -193,7 +194,7 @@ def dna(out: Path, data: Path, minutes: float) -> None:
     genome = data / "ecoli_k12" / "NC_000913.3.fna.gz"
     trained = pretrain(DNA_ARMS, f"--data {genome} --tokenizer dna --reverse-complement", out, minutes)
     encoders = {name: [str(out / name)] for name in DNA_ARMS} | {"not pretrained": [str(out / "mlm-15"), "--fresh"]}
-    found = finetune(encoders, {"uci_splice": 5}, out, places)
+    found = finetune(encoders, {"uci_splice": 4}, out, places)
     finish(out, trained, found, {"uci_splice": words_alone(places["uci_splice"], characters=True)}, encoders)
 
 

@@ -19,6 +19,7 @@ Symbols: h hidden width, f feed-forward width, e embedding width, s row length, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -247,7 +248,7 @@ class Flops:
         if self.preset not in PRESETS:
             raise UnknownName("preset", self.preset, PRESETS)
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
                 raise BadInput(f"--{name.replace('_', '-')} came as {value}: it must be above 0.")
         if self.mask_rate is not None and self.mask_rate > 1:
             raise BadInput(f"--mask-rate came as {self.mask_rate}: it is a share of the tokens, at most 1.")

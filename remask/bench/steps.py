@@ -8,6 +8,7 @@ Shapes: B batch, L length, V vocabulary.
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -48,7 +49,7 @@ def check(plan: Any) -> None:
     if plan.net not in encoder.SIZES:
         raise UnknownName("net", plan.net, encoder.SIZES)
     for name in POSITIVE:
-        if not getattr(plan, name) > 0:
+        if not 0 < getattr(plan, name) < math.inf:
             raise BadInput(f"--{name} came as {getattr(plan, name)}: it must be above 0.")
 
 
@@ -81,7 +82,10 @@ def rows(plan: Any, module: str, arms: Mapping[str, Arm], baselines: Sequence[st
 def _child(module: str, kind: str, name: str, vocabulary: int, plan: dict[str, Any]) -> dict[str, float]:
     code = "from remask.bench.steps import measure; measure()"
     words = [sys.executable, "-W", "ignore", "-c", code, module, kind, name, str(vocabulary), json.dumps(plan)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise BadInput(f"the arm {name} at vocabulary {vocabulary} died ({last}): type a smaller --batch or --net.")
     return json.loads(done.stdout.splitlines()[-1])
 
 

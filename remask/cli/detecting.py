@@ -34,6 +34,7 @@ NAMES = {
     "share_replaced": "share of tokens that are replaced",
 }
 HEADLINES = ("detection_auc", "replace_mlm_nats", "all_tokens_mlm_nats")
+LOSS = "Training loss, both terms with their weights"
 CHANCE = {"detection_auc": {"chance": 0.5}}
 
 
@@ -47,7 +48,9 @@ def tell(run: Path, facts: dict[str, Any], texts: Sequence[str], seed: int) -> P
     sections = [
         page.Section(
             "How it learned",
-            curves.curve_of(losses, held, NAMES[headline], CHANCE.get(headline, {}), caption="Against tokens read."),
+            curves.curve_of(
+                losses, held, NAMES[headline], CHANCE.get(headline, {}), caption="Against tokens read.", loss=LOSS
+            ),
         ),
         page.Section("What it is worth", _table(metrics)),
     ]

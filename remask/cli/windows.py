@@ -53,11 +53,12 @@ def main(arguments: list[str]) -> int:
     values = words.parse_args(arguments)
 
     from remask.data.dna import read_fasta
-    from remask.data.gff import read_gff
+    from remask.data.gff import check_lengths, read_gff
     from remask.data.windows import cut_windows
 
     out = _free(Path(values.out), values.overwrite)
     records, features = read_fasta(values.fasta), read_gff(values.gff)
+    check_lengths(records, values.gff)
     settings = {name: getattr(values, name) for name in ("length", "seed", "label", "frame")}
     cut = cut_windows(records, features, count=values.n, share=values.held_out, **settings)
     record = {

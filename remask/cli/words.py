@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 import remask
 from remask.core.errors import RemaskError, UnknownName
+from remask.core.metric import finite
 
 WORDS = {
     "demo": "train, weigh and read a small model, on text that ships with Python",
@@ -20,7 +20,7 @@ WORDS = {
     "sample": "write new text",
     "fill": "fill the blanks of a text",
     "score": "-log p of every line of a text",
-    "evaluate": "weigh a model on held-out text",
+    "evaluate": "weigh a model on a text, on minimal pairs, or by a linear probe",
     "windows": "cut labelled windows of DNA out of an annotated genome",
     "export": "write a run as a directory for plain transformers",
     "report": "make the HTML report of a run",
@@ -94,16 +94,7 @@ def parser(word: str, usage: str) -> Parser:
 
 def emit(value: Any) -> None:
     """One JSON object on one line."""
-    print(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False), flush=True)
-
-
-def _finite(value: Any) -> Any:
-    """The same value with null for what JSON has no number for: the standard error of a single row is nan."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(value), ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def peek(arguments: Sequence[str], flag: str, default: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Estimate(NamedTuple):
@@ -39,3 +39,12 @@ def exponential(estimate: Estimate, unit: str) -> Estimate:
     """exp of an estimate (nats to perplexity), standard error by the delta method."""
     value = math.exp(estimate.value)
     return Estimate(value, value * estimate.stderr, unit, estimate.n)
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for what JSON has no number for: the standard error of a single row is nan."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

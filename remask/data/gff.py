@@ -16,9 +16,10 @@ from remask.core.errors import BadData
 from remask.data.dna import Record
 from remask.data.file import read_text
 
-__all__ = ["Feature", "check_features", "read_gff"]
+__all__ = ["Feature", "check_features", "check_lengths", "read_gff"]
 
 COLUMNS = 9
+REGION = ("##sequence-region", "name", "1", "length")
 NAMED = 3  # sequences named in an error
 
 
@@ -59,6 +60,21 @@ def read_gff(path: str | Path) -> list[Feature]:
     if not features:
         raise BadData(f"'{path}' holds no features; wanted is GFF3: nine columns between tabs.")
     return features
+
+
+def check_lengths(records: Sequence[Record], path: str | Path) -> None:
+    """BadData where a `##sequence-region` line gives a sequence another length than the FASTA file does."""
+    sizes = {one.name: len(one.sequence) for one in records}
+    for number, line in enumerate(read_text(Path(path)).split("\n"), 1):
+        words = line.split()
+        if len(words) != len(REGION) or words[0] != REGION[0] or words[2] != "1" or not words[3].isdecimal():
+            continue
+        name, said = unquote(words[1]), int(words[3])
+        if name in sizes and sizes[name] != said:
+            raise BadData(
+                f"line {number} of '{path}' says that {name} has {said} bases, and in the FASTA file it has "
+                f"{sizes[name]}: name the FASTA file that the annotation was made for."
+            )
 
 
 def check_features(records: Sequence[Record], features: Sequence[Feature], kind: str) -> None:

@@ -105,7 +105,7 @@ class _TotalNLL(torch.autograd.Function):
             nll, sums = _exponentials_(exponentials, targets[part])
             counted = cell_weight[part] != 0  # a cell that does not count may have a target of probability zero
             total += torch.where(counted, nll * cell_weight[part], 0.0).sum(dtype=torch.float64)
-            if uniform is not None:
+            if uniform is not None and bool(sums.isfinite().all()):  # else the loss is not finite, and says so
                 drawn[part] = inverse_cdf_of(_tempered(exponentials, temperature), uniform[part])
             if not needs:
                 continue

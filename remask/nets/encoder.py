@@ -45,6 +45,9 @@ SIZES: dict[str, Size] = {
 }
 
 
+MEAN = {"classifier_pooling": "mean"}  # a classifier made of it reads all hidden states: no [CLS] was ever trained
+
+
 def _rope(theta: float) -> dict[str, dict[str, Any]]:
     return {kind: {"rope_type": "default", "rope_theta": theta} for kind in ("full_attention", "sliding_attention")}
 
@@ -96,5 +99,6 @@ def _model(common: dict[str, Any], heads: int, causal: bool, directional: bool, 
     if causal:
         return ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**common))
     if directional:
-        return DirectionalForMaskedLM(DirectionalConfig(**common, **default_directions(heads), mask_token_id=mask))
-    return ModernBertForMaskedLM(ModernBertConfig(**common))
+        directions = default_directions(heads)
+        return DirectionalForMaskedLM(DirectionalConfig(**common, **MEAN, **directions, mask_token_id=mask))
+    return ModernBertForMaskedLM(ModernBertConfig(**common, **MEAN))

@@ -14,8 +14,8 @@ Shapes: B batch, L length, N scored cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,12 +86,12 @@ def _detection(objective: ELECTRA, net: Pair, question: Question, corrupted: Cor
     scored = SCORES[objective.score](question.at, corrupted, uniform)
     hidden = net.discriminator.hidden(corrupted.tokens, documents=question.documents)[scored]
     scores = net.discriminator.scores(hidden)  # type: ignore[union-attr, operator]
-    bits = binary_cross_entropy_with_logits(scores, corrupted.replaced[scored].to(scores.dtype), reduction="none")
+    nats = binary_cross_entropy_with_logits(scores, corrupted.replaced[scored].to(scores.dtype), reduction="none")
     # a row counts as one whatever part of it is scored, so that the count is known before the generator answers
     weight = torch.ones_like(question.weight, dtype=torch.float64)
     if objective.score_scale == "mean":
         weight = (scored.shape[1] / scored.sum(1).clamp(min=1))[:, None].expand_as(scored).double()
-    total = (bits.double() * weight[scored]).sum()
+    total = (nats.double() * weight[scored]).sum()
     return Term("detection", total, question.counts[1], objective.discriminator_weight)
 
 
@@ -117,6 +117,18 @@ def gated(log_prob: Tensor, gate: Tensor, copied: Tensor) -> Tensor:
     """Log of D 1[x = input] + (1 - D) p(x), D = sigmoid(gate), all [N] (section 3.4, All-Tokens MLM)."""
     other = logsigmoid(-gate) + log_prob
     return torch.where(copied, torch.logaddexp(logsigmoid(gate), other), other)
+
+
+@contextmanager
+def _at_rest(net: HuggingFaceNet) -> Iterator[None]:
+    """A net that no longer learns: no gradient, and no dropout, so that it draws from the law that it has learned."""
+    mode = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        net.train(mode)
 
 
 Second = Callable[["ELECTRA", Pair, Question, Corrupted, Stream], Term]
@@ -244,7 +256,7 @@ class ELECTRA:
     def replace(self, net: Pair, question: Question, stream: Stream) -> tuple[Term, Corrupted]:
         """The generator's loss, and the text with its draws in the chosen cells."""
         at, teaches = question.at, not self.freeze_generator and not (self.two_stage and int(net.stage) == 1)
-        with nullcontext() if teaches else torch.no_grad():
+        with nullcontext() if teaches else _at_rest(net.generator):
             hidden = net.generator.hidden(question.tokens, documents=question.documents)[at]
             uniform = stream.uniform(0, Purpose.TOKEN, at.shape[1])[at]
             total, drawn = net.generator.total_nll_and_draw(

@@ -3,7 +3,7 @@
 BERT chooses 15 % of the tokens and shows 80 % of them as the mask, 10 % as a random token, 10 % as they are (Devlin et
 al. 2019, arXiv 1810.04805, section 3.1 and appendix A.1). Larger rates learn faster (Wettig et al. 2023, arXiv
 2202.08005), falling ones too (Yang et al. 2023, arXiv 2305.15096); spans are SpanBERT's (Joshi et al. 2020, arXiv
-1907.10529, section 3.1). Every row has the same number of chosen cells, drawn without replacement.
+1907.10529, section 3.1). Rows have the same share of chosen cells, drawn without replacement (whole words: at most).
 Shapes: B batch, L length.
 """
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 400, 270  # pixels of one panel at its natural size
 MOST = 600  # points of the loss that are drawn; a long run is thinned after smoothing
+LOSS = "Training loss, nats per token"
 LABEL = 15.0  # pixels from one label to the next
 
 
@@ -59,10 +60,11 @@ def curve_of(
     *,
     model: str = "this model",
     caption: str = "",
+    loss: str = LOSS,
 ) -> str:
     """The same two panels for any held-out figure: (tokens, loss) and (tokens, value, stderr), titled `title`."""
     kept = [(t, v, e if math.isfinite(e) else 0.0) for t, v, e in held_out if math.isfinite(v)]
-    return _panels([(t, v) for t, v in losses if math.isfinite(v)], kept, title, baselines, model, caption)
+    return _panels([(t, v) for t, v in losses if math.isfinite(v)], kept, title, baselines, model, caption, loss)
 
 
 def _panels(
@@ -72,8 +74,9 @@ def _panels(
     baselines: Mapping[str, float],
     model: str,
     caption: str,
+    loss: str = LOSS,
 ) -> str:
-    panels = [_loss_panel(losses)] if losses else []
+    panels = [_loss_panel(losses, loss)] if losses else []
     panels += [_bound_panel(bounds, baselines, model, title)] if bounds else []
     if not panels:
         return '<p class="note">There is no point to draw yet.</p>\n'
@@ -98,13 +101,10 @@ def smooth(values: Sequence[float], span: float) -> list[float]:
     return [(value + total) / (1 + weight) for value, total, weight in zip(values, totals, weights, strict=True)]
 
 
-def _loss_panel(losses: Sequence[tuple[int, float]]) -> str:
+def _loss_panel(losses: Sequence[tuple[int, float]], title: str) -> str:
     tokens, values = [t for t, _ in losses], [v for _, v in losses]
     level = smooth(values, len(values) / 60)
-    alt = (
-        f"Training loss against tokens seen: from {number(level[0])} to {number(level[-1])} nats per token "
-        f"after {short(tokens[-1])} tokens."
-    )
+    alt = f"{title}, from {number(level[0])} to {number(level[-1])} after {short(tokens[-1])} tokens."
     with Sheet(WIDTH, HEIGHT, alt) as sheet:
         axes = sheet.axes(left=30, right=10, top=34, bottom=40)
         shown = sorted({*range(0, len(tokens), len(tokens) // MOST + 1), len(tokens) - 1})
@@ -116,7 +116,7 @@ def _loss_panel(losses: Sequence[tuple[int, float]]) -> str:
             linewidth=2.0,
             marker="o" if len(values) == 1 else "",
         )
-        _frame(axes, "Training loss, nats per token", tokens)
+        _frame(axes, title, tokens)
         return sheet.svg()
 
 

@@ -222,7 +222,7 @@ def write_net(
 
 def flush(directory: Path) -> None:
     """Force every file of a directory, and the directory, to the disk."""
-    for file in [*(f for f in directory.rglob("*") if f.is_file()), directory]:
+    for file in [*directory.rglob("*"), directory]:
         handle = os.open(file, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -234,6 +234,8 @@ def sound(directory: Path, training: bool = True) -> bool:
     """Whether a checkpoint directory is whole: every file there and readable to its end."""
     raw = (RAW,) if training and (directory / GENERATOR).is_dir() else ()
     wanted = ("config.json", WEIGHTS, *raw, *(STATE if training else (FACTS,)))
+    if (directory / GENERATOR).is_dir():
+        wanted += (f"{GENERATOR}/config.json", f"{GENERATOR}/{WEIGHTS}")
     if not all((directory / name).is_file() for name in wanted):
         return False
     states = [*directory.glob("*.pt"), *directory.glob("rng_state*.pth")] if training else []
@@ -243,7 +245,8 @@ def sound(directory: Path, training: bool = True) -> bool:
         for name in wanted:
             if name.endswith(".json"):
                 json.loads((directory / name).read_text(encoding="utf-8"))
-        weights = [*directory.rglob("*.safetensors")] if training else [directory / WEIGHTS]
+        named = [directory / name for name in wanted if name.endswith(WEIGHTS)]
+        weights = [*directory.rglob("*.safetensors")] if training else named
         return all(map(_whole, weights)) and all(map(zipfile.is_zipfile, states))  # a zip's directory comes last
     except (ValueError, OSError, KeyError, AttributeError, TypeError, IndexError):
         return False
@@ -293,7 +296,8 @@ def publish(directory: Path, net: HuggingFaceNet | Detector | Pair, tokenizer: A
             for file in sorted(files, key=lambda f: (f.name == FACTS, str(f))):
                 (directory / file).parent.mkdir(exist_ok=True)
                 os.replace(staged / file, directory / file)
-            flush_parent(directory / FACTS)
+            for place in {(directory / file).parent for file in files}:
+                flush_parent(place / FACTS)
     finally:
         shutil.rmtree(directory / STAGING, ignore_errors=True)
 

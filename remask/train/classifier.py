@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from remask.core.errors import BadCheckpoint, BadInput
 from remask.nets import directional
 from remask.nets.trunk import CAUSAL, Trunk
-from remask.train.checkpoint import FACTS, quiet, safe_config
+from remask.train.checkpoint import quiet, read_facts, safe_config
 
 LENGTH = 128  # tokens of a row where nobody says otherwise
 HEAD_DROPOUT = 0.1  # for nets whose config was written without a thought of fine-tuning: ours
@@ -75,8 +75,14 @@ def read(path: str | Path) -> Pretrained:
     tokenizer = tokenizers.load(path)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise BadCheckpoint(f"{path} has more tokens than its net has embeddings: give it the tokenizer of its net.")
-    ours = (Path(path) / FACTS).is_file() or family == directional.DirectionalConfig.model_type
+    ours = _fresh(path) or family == directional.DirectionalConfig.model_type
     return Pretrained(str(path), model.config, state, tokenizer, ours, Trunk(model).length)
+
+
+def _fresh(path: str | Path) -> bool:
+    """Whether a directory is a run of ours that started from random weights."""
+    start = read_facts(path).get("recipe", {}).get("start")
+    return isinstance(start, dict) and start.get("init") is None
 
 
 def head_config(source: Pretrained, classes: Sequence[str] | None, dropout: float | None) -> Any:

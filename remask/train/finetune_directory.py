@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from remask.core.errors import BadInput, OutputExists, SaveFailed
+from remask.core.metric import finite
 from remask.train.checkpoint import FACTS, STAGING, flush, flush_parent, quiet, sound
 from remask.train.directory import RECIPE
 
@@ -125,4 +126,4 @@ def _before(out: Path) -> set[str]:
 
 
 def _write(file: Path, what: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(what, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(finite(what), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,8 +16,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from remask.core.errors import Diverged
 from remask.core.metric import Estimate
+from remask.data.dna import ambiguous
 from remask.data.labelled import Labelled
 from remask.data.order import Order
+from remask.data.tokenizers import word_width
 from remask.train import finetune_optimizer
 from remask.train.finetuning import FineTuning
 from remask.train.hooks import Watch
@@ -36,7 +38,12 @@ class Rows(NamedTuple):
 
 
 def encode(tokenizer: Any, labelled: Labelled, targets: Tensor) -> Rows:
-    """Token ids as a pipeline of the saved tokenizer makes them, cut to its `model_max_length`."""
+    """Token ids as a pipeline of the saved tokenizer makes them (with truncation=True), cut to its `model_max_length`.
+
+    Raises BadData for letters of a sequence that are no nucleotides.
+    """
+    if word_width(tokenizer) is not None:
+        ambiguous([*labelled.texts, *(labelled.pairs or [])], labelled.name)
     found = tokenizer(labelled.texts, labelled.pairs, truncation=True, max_length=tokenizer.model_max_length)
     names = list(found.keys())
     records = [dict(zip(names, values)) for values in zip(*(found[name] for name in names))]
@@ -135,8 +142,8 @@ class _Keeper(TrainerCallback):
 class _Trainer(Trainer):
     """Trainer over ready batches, with our loss: cross-entropy of the classes, or squared error of the number."""
 
-    def __init__(self, keeper: _Keeper, loader: Any, regress: bool, **rest: Any):
-        self.keeper, self.loader, self.regress = keeper, loader, regress
+    def __init__(self, keeper: _Keeper, loader: Any, regress: bool, bf16: bool, **rest: Any):
+        self.keeper, self.loader, self.regress, self.bf16 = keeper, loader, regress, bf16
         super().__init__(compute_loss_func=lambda *_, **__: None, callbacks=[keeper], **rest)
         self.remove_callback(PrinterCallback)  # remask has its own progress line
 
@@ -148,7 +155,9 @@ class _Trainer(Trainer):
         """Mean over the rows of a batch; Diverged when it is not finite."""
         del rest
         labels = inputs.pop("labels")
-        logits = model(**inputs).logits.float()
+        # not Trainer's own bf16, which would leave the model in autocast when it is weighed and kept
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = model(**inputs).logits.float()
         functional = torch.nn.functional
         loss = functional.mse_loss(logits[:, 0], labels) if self.regress else functional.cross_entropy(logits, labels)
         if not torch.isfinite(loss):
@@ -162,22 +171,23 @@ class _Trainer(Trainer):
 
 def arguments(settings: FineTuning, steps: int, seed: int, scratch: str) -> TrainingArguments:
     """Trainer's arguments; its own logging, saving, evaluation and progress bar are off."""
-    cpu = not torch.cuda.is_available()
-    bf16 = bfloat16_here(torch.device("cpu" if cpu else "cuda")) if settings.bf16 is None else settings.bf16
     return TrainingArguments(
         output_dir=scratch,
         max_steps=steps,
         per_device_train_batch_size=settings.batch,
         max_grad_norm=settings.clip,
         seed=seed,
-        use_cpu=cpu,
-        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rate_factor(step: int, steps: int, warm: int) -> float:
@@ -215,6 +225,7 @@ def train(
         keeper,
         loader,
         rows.targets.dtype != torch.int64,
+        bfloat16_here(_device()) if settings.bf16 is None else settings.bf16,
         model=model,
         args=arguments(settings, len(plan), seed, scratch),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)),

@@ -18,6 +18,7 @@ from remask.train.history import History
 from remask.train.settings import Training
 
 AVERAGE = "average.safetensors"
+HEADLINES = ("bits_per_byte", "detection_auc", "replace_mlm_nats", "all_tokens_mlm_nats")  # what a line shows
 LOSSES = 10  # steps whose losses make one point of the curve
 Watch = Callable[[dict[str, Any]], None]
 
@@ -122,12 +123,12 @@ class Clock(TrainerCallback):
         self.watch(self.line())
         if len(self._losses) == LOSSES:
             self.flush(args.device)
-        if self.interrupted or self.budget.spent:
+        if _anywhere(self.interrupted, args.device) or self.budget.spent:
             control.should_training_stop = True
         every = self.settings.save_steps
         if every is not None:
             control.should_save = state.global_step % every == 0
-        elif self.budget.seconds - self._saved_at >= 60 * self.settings.save_minutes:
+        elif _anywhere(self.budget.seconds - self._saved_at >= 60 * self.settings.save_minutes, args.device):
             control.should_save = True
             self._saved_at = self.budget.seconds
         control.should_save = control.should_save or control.should_training_stop
@@ -147,7 +148,7 @@ class Clock(TrainerCallback):
     def _take_bound(self, state: Any) -> None:
         self.budget.pause()
         metrics = self.evaluate()
-        self.bound = next(iter(metrics.values())) if "bits_per_byte" not in metrics else metrics["bits_per_byte"]
+        self.bound = next((metrics[name] for name in HEADLINES if name in metrics), next(iter(metrics.values())))
         self.history.bound(state.global_step, state.global_step * self.tokens_per_step, self.budget.seconds, metrics)
         self.budget.start()
 
@@ -174,6 +175,15 @@ class Clock(TrainerCallback):
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
+
+
+def _anywhere(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up in any process: clocks and Ctrl-C differ, and all must save at one step or none."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    raised = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(raised, op=torch.distributed.ReduceOp.MAX)
+    return bool(raised)
 
 
 def _over_processes(value: float, device: torch.device) -> float:

@@ -228,8 +228,8 @@ def train(
 ) -> Result:
     """Train, and leave a checkpoint in `out`.
 
-    watch: called after every step with what a progress line shows; told: called at milestones (`corpus`, `resumed`,
-    `trained`) with plain data; command: what was typed, for the record.
+    watch: called after every step with what a progress line shows; told: called at milestones (`corpus`, `remark`,
+    `resumed`, `trained`) with plain data; command: what was typed, for the record.
     Raises the errors of core/errors.py; what was saved before stays whole.
     """
     if recipe.objective not in OBJECTIVES:
@@ -239,6 +239,8 @@ def train(
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
     if recipe.start.init is not None:
         checkpoint.read_config(locate(recipe.start.init))
+    if recipe.training.ema > 0 and getattr(objective, "two_stage", False):
+        raise BadInput("--ema came with --two-stage, whose copy an average would not follow: type one of them.")
     if recipe.training.minutes is not None and processes() > 1:
         raise BadInput("--minutes came with several processes, whose clocks differ: type --steps N instead.")
     run = Path(out)
@@ -253,7 +255,7 @@ def train(
         claim(out, _plain(recipe), resume, overwrite)
     facts = {**_facts(recipe, corpus, alphabet, net), "command": command}
     told("corpus", {**facts["data"], "parameters": facts["parameters"]})
-    for remark in getattr(objective, "remarks", ()):
+    for remark in (*getattr(objective, "remarks", ()), *_remarks(recipe, objective)):
         told("remark", {"text": remark})
     if found is not None:
         _check_same(json.loads((found / checkpoint.FACTS).read_text(encoding="utf-8")), corpus)
@@ -266,6 +268,19 @@ def _ask(objective: Any, corpus: Corpus, alphabet: Any) -> None:
     rows = corpus.train
     batch = Batch.of(rows.tokens[:1], alphabet, rows.documents[:1])
     objective.corrupt(batch, Stream.of(0, batch.slot))
+
+
+def _remarks(recipe: Recipe, objective: Any) -> tuple[str, ...]:
+    """What whoever trains a small encoder should know."""
+    start = recipe.start
+    if objective.writes or start.init is not None or start.directional_heads is not None:
+        return ()
+    if not encoder.SIZES[start.net].directional:
+        return ()
+    return (
+        f"a {start.net} net learns much faster with --directional-heads; it was left plain so that transformers alone "
+        "opens it (type --no-directional-heads to say so).",
+    )
 
 
 def _check_same(facts: dict[str, Any], corpus: Corpus) -> None:
@@ -355,6 +370,7 @@ def _fit(
     facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
     if rank() == 0:
         checkpoint.publish(run, net, corpus.tokenizer, facts)
+    trainer.accelerator.wait_for_everyone()  # whoever opens the directory next finds it whole
     return Result(run, metrics, corpus, net.eval().cpu(), facts)
 
 

@@ -43,7 +43,7 @@ class _Questions:
 def bfloat16_here(device: torch.device) -> bool:
     """Whether bfloat16 products are fast on this device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return device.type == "cpu" and bool(probe is not None and probe())
 
@@ -55,7 +55,7 @@ def arguments(settings: Training, run: Path, unused: bool = False) -> TrainingAr
     """
     cpu = not torch.cuda.is_available()
     bf16 = bfloat16_here(torch.device("cpu" if cpu else "cuda")) if settings.bf16 is None else settings.bf16
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(run / checkpoint.STAGING),
         max_steps=FOREVER if settings.steps is None else settings.steps,
         per_device_train_batch_size=settings.batch,
@@ -73,6 +73,9 @@ def arguments(settings: Training, run: Path, unused: bool = False) -> TrainingAr
         remove_unused_columns=False,
         ddp_find_unused_parameters=unused,
     )
+    _ = made.device  # sets the number of GPUs, of which one process uses one: several want torchrun
+    made._n_gpu = min(made._n_gpu, 1)
+    return made
 
 
 class MaskedTrainer(Trainer):

@@ -1,6 +1,7 @@
 """remask windows: files that say what they hold, refusals that lose nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,11 @@ def test_what_cannot_be_cut(remask, genome, tmp_path):
     refused(remask(*genome, *out, "--held-out", "1"), "--held-out came as 1.0")
     refused(remask("windows", *genome[1:2], *out), "--gff")
     assert not (tmp_path / "w").exists()
+
+
+def test_an_annotation_of_another_version_of_the_sequence(remask, genome, tmp_path):
+    gff = Path(genome[3]).read_text()
+    other = tmp_path / "other.gff"
+    other.write_text("##gff-version 3\n##sequence-region contig1 1 999999\n" + gff.split("\n", 1)[1])
+    words = [other if word == genome[3] else word for word in genome]
+    refused(remask(*words, "--out", tmp_path / "w"), "line 2", "999999 bases", "contig1")

@@ -42,7 +42,7 @@ def directory(path: Path, family: str = "remask-modernbert", ours: bool = False)
         MAKE[family]().save_pretrained(path)
     tokenizer(family).save_pretrained(path)
     if ours:
-        (path / "remask.json").write_text("{}")
+        (path / "remask.json").write_text('{"recipe": {"start": {"init": null}}}')
     return path
 
 

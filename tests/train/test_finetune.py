@@ -9,6 +9,7 @@ import transformers
 
 from remask.core.errors import BadCheckpoint, BadData, BadInput, Diverged, OutputExists
 from remask.data.labelled import Labelled
+from remask.metrics.agreement import classification
 from remask.train import classifier, finetune_directory
 from remask.train.finetune import SHOWN, finetune
 from remask.train.finetuning import FineTuning
@@ -307,3 +308,39 @@ def test_default_rates():
     assert [FineTuning().rate(ours) for ours in (False, True)] == [1e-4, 1e-3]
     assert FineTuning(fresh=True).rate(False) == 1e-3 and FineTuning(fresh=True).decay == 1.0
     assert FineTuning().decay == 0.8 and FineTuning(learning_rate=3.0).rate(True) == 3.0
+
+
+def test_weighing_is_in_float32_whatever_training_was_in(ours):
+    """Trainer's own bf16 would leave the model in autocast: its figures would be another net's than the saved one's."""
+    rows = [task(48, 0), task(24, 1)]
+    result = finetune(ours, *rows, settings=settings(epochs=1, bf16=True))
+    run = result.runs[0]
+    again = dict(classification(result.valid.scores, result.valid.truth))
+    assert {name: e.value for name, e in run.valid.items()} == {name: e.value for name, e in again.items()}
+
+
+def test_letters_that_are_no_nucleotides_are_counted_and_named(tmp_path):
+    from remask.data.tokenizers import alphabet, dna_tokenizer
+    from remask.nets.encoder import build
+    from remask.train.checkpoint import write_net
+
+    tokenizer = dna_tokenizer(1)
+    write_net(tmp_path / "net", build("tiny", alphabet(tokenizer), 16), tokenizer, {})
+    rows = Labelled(["ACGTTT", "ACGEEZ", "GGT", "AAN"], None, ["a", "b", "a", "b"], "splice.tsv")
+    with pytest.raises(BadData, match=r"splice\.tsv.*3 letters.*E 2.*Z 1"):
+        finetune(tmp_path / "net", rows, rows, settings=settings())
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, False),
+        ({"recipe": {"start": {"init": None}}}, True),
+        ({"recipe": {"start": {"init": "bert"}}}, False),
+        ({"what": "finetune", "recipe": {"data": "x"}}, False),
+    ],
+)
+def test_ours_is_what_started_from_random_weights(tmp_path, facts, expected):
+    source = directory(tmp_path / "net", "bert")
+    (source / "remask.json").write_text(json.dumps(facts))
+    assert classifier.read(source).ours is expected

@@ -333,3 +333,18 @@ def test_checkpoints_are_checkpoints_too():
     model = load(undisturbed("muon") / "checkpoints" / f"checkpoint-{STEPS}")
     assert model.facts["step"] == STEPS
     assert checkpoint.sound(undisturbed("muon"), training=False)
+
+
+def test_small_plain_encoders_are_told_of_directional_heads():
+    from remask.objectives.electra import ELECTRA
+    from remask.objectives.mdlm import MDLM
+    from remask.train.run import Recipe, Start, _remarks
+    from remask.train.settings import Training
+
+    def said(objective, **start):
+        return _remarks(Recipe("electra", Training(steps=1), start=Start(**start)), objective)
+
+    (sentence,) = said(ELECTRA(), net="tiny")
+    assert "--directional-heads" in sentence and "tiny" in sentence
+    assert said(ELECTRA(), net="small") == said(MDLM(), net="tiny") == ()
+    assert said(ELECTRA(), net="tiny", directional_heads=False) == said(ELECTRA(), init="somewhere") == ()
