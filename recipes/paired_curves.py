@@ -89,6 +89,7 @@ def figure(panels: Sequence[Panel], levels: Mapping[str, float], ylabel: str, st
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullFormatter
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot", "drawing curves") from error
     sheet = Figure(figsize=(5 * len(panels), 4.4), layout="constrained")
@@ -114,6 +115,7 @@ def figure(panels: Sequence[Panel], levels: Mapping[str, float], ylabel: str, st
             axis.axhline(level, linestyle="--", linewidth=0.8, color="0.5")
             axis.annotate(name, (0.01, level), xycoords=("axes fraction", "data"), fontsize=7, color="0.4", va="bottom")
         axis.set(xscale="log", xlabel=panel.label)
+        axis.xaxis.set_minor_formatter(NullFormatter())  # the labels of minor ticks would overlap
     axes[0].set_ylabel(ylabel)
     axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]

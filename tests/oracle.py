@@ -230,8 +230,16 @@ class LawNet:
     log_prob_of: tokens [B, L] as the net sees them -> log p [B, L, V].
     """
 
+    training = False  # it has no dropout to put to rest
+
     def __init__(self, log_prob_of: Callable[[Tensor], Tensor]):
         self.log_prob_of = log_prob_of
+
+    def train(self, mode: bool = True) -> LawNet:
+        return self
+
+    def eval(self) -> LawNet:
+        return self
 
     def hidden(
         self,

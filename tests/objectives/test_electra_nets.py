@@ -249,3 +249,23 @@ def test_two_stages_need_one_size():
     objective = ELECTRA(two_stage=True, share="none", generator="elsewhere")
     with pytest.raises(BadInput, match="one size"):
         objective.furnish(make("bert"), generator=make("electra"))
+
+
+def test_a_frozen_generator_draws_without_dropout_and_a_learning_one_with_it():
+    """A fixed net draws from the law that it has learned; the pair is in training mode throughout."""
+    drawn = {}
+    for frozen in (True, False):
+        objective = ELECTRA(mask_rate=0.5, share="none", generator="somewhere", freeze_generator=frozen)
+        net = objective.furnish(make("bert"), generator=make("bert"))
+        for module in net.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        _, question, stream = real_case(objective)
+        twice = []
+        for seed in (0, 1):  # torch's own generator decides what dropout drops
+            torch.manual_seed(seed)
+            term, _ = objective.replace(net.train(), question, stream)
+            twice.append(float(term.total.detach()))
+        drawn[frozen] = twice[0] == twice[1]
+        assert net.generator.training, "the generator is left in the mode that it was in"
+    assert drawn == {True: True, False: False}
