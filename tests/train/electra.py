@@ -132,3 +132,6 @@ def restored(run: Path) -> Pair:
     pair = OBJECTIVES.load("electra")(**plan["fields"]).furnish(net, seed=99)  # of other weights, until they come
     pair.restore(last(run))
     return pair.eval()
+
+
+FIGURES = {"mlm_nats", "detection_nats", "generator_accuracy", "detection_auc", "recall_of_replaced"}
