@@ -182,7 +182,7 @@ def _guess(names: Sequence[str], roles: Sequence[str]) -> Iterator[str]:
 
 def _tab_rows(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+        if line.strip() or "\t" in line:  # a row of empty fields is a row, and refused as one
             yield number, line.split("\t")
 
 
@@ -190,7 +190,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for number, cells in enumerate(reader, 1):
-            if any(cell.strip() for cell in cells):
+            if len(cells) > 1 or any(cell.strip() for cell in cells):
                 yield number, cells
     except csv.Error as error:
         raise BadData(

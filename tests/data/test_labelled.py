@@ -199,3 +199,13 @@ def test_classes():
 def test_real_files(real_data, file, columns, task, rows, classes):
     found = read_labelled(real_data / file, columns, task)
     assert len(found.texts) == rows and len(class_names(found)) == classes
+
+
+@pytest.mark.parametrize(("name", "glue"), [("rows.tsv", "\t"), ("rows.csv", ",")])
+def test_a_row_of_empty_fields_is_refused_and_a_blank_line_is_not(tmp_path, name, glue):
+    path = tmp_path / name
+    path.write_text(f"text{glue}label\na b{glue}x\n\nc d{glue}y\n")
+    assert read_labelled(path).texts == ["a b", "c d"]
+    path.write_text(f"text{glue}label\na b{glue}x\n{glue}\nc d{glue}y\n")
+    with pytest.raises(BadData, match="3"):
+        read_labelled(path)
