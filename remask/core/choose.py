@@ -26,6 +26,13 @@ def each(uniform: Tensor, among: Tensor, probability: Tensor) -> Tensor:
     return (uniform < probability) & among
 
 
+def best(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
+    """The `count` [B] cells of `among` [B, L] with the highest scores [B, L]; of equal ones the first in the row."""
+    key = torch.where(among, -score, torch.inf)
+    rank = key.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return (rank < count[:, None]) & among
+
+
 def words(uniform: Tensor, among: Tensor, count: Tensor, inside: Tensor, documents: Tensor) -> Tensor:
     """Whole words in random order while they fit into `count` [B] cells (at least one, cut if need be), [B, L] bool.
 

@@ -32,8 +32,11 @@ class Draw(Protocol):
         """True when tokens follow the conditionals as they are, so that an exact sampler stays exact."""
         ...
 
-    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
-        """Tokens [N] for log p [N, V], uniforms [N] float64, and where the cells lie (`at` [B, L], N of them True)."""
+    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
+        """Tokens [N] for log p [N, V] and uniforms [N] float64 at the N True cells of `at` [B, L].
+
+        tokens: [B, L] the canvas, for draws that must agree with what is already written.
+        """
         ...
 
 
@@ -84,9 +87,9 @@ class Categorical:
     joint = False
     faithful = True
 
-    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
+    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
         """Tokens [N]."""
-        del at
+        del at, tokens
         return inverse_cdf(log_prob, uniform)
 
 
@@ -97,9 +100,9 @@ class Greedy:
     joint = False
     faithful = False
 
-    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
+    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
         """Tokens [N]."""
-        del uniform, at
+        del uniform, at, tokens
         return log_prob.argmax(1)
 
 
@@ -115,9 +118,9 @@ class Nucleus:
         if not 0 < self.top_p <= 1:
             raise BadInput(f"nucleus sampling came with top_p {self.top_p}: it must lie in (0, 1].")
 
-    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor) -> Tensor:
+    def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
         """Tokens [N]."""
-        del at
+        del at, tokens
         ordered, order = log_prob.sort(1, descending=True)
         mass = ordered.double().exp()
         mass = mass / mass.sum(1, keepdim=True)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from remask.core.alphabet import Alphabet
 from remask.core.canvas import Canvas
 from remask.core.conditional import Conditional
 from remask.core.stream import Stream
@@ -40,15 +41,22 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What the reader wants, of every row: changed [B, L] bool, cells written by this step; calls [B] int64, network
-    calls that this step spent on the row."""
+    """What the reader wants, of every row.
+
+    changed: [B, L] bool, cells that this step wrote (or masked again); calls: [B] int64, network calls that it spent on
+    the row; log_prob: [B, L] float64, log p of every token as it was written, 0 where none was.
+    """
 
     changed: Tensor
     calls: Tensor
+    log_prob: Tensor
 
 
 class Sampler(Protocol):
-    """A frozen dataclass; its fields are its flags. It sees a conditional and nothing else."""
+    """A frozen dataclass; its fields are its flags. It sees a conditional and nothing else.
+
+    One whose finished cells never change may say so with a method `settled(state, alphabet)` like the function below.
+    """
 
     @property
     def law(self) -> Law:
@@ -72,12 +80,20 @@ def start(canvas: Canvas) -> State:
 
 
 def select(leaves: Any, index: Tensor) -> Any:
-    """Some rows of a State or Info."""
-    return type(leaves)(*(leaf[index] for leaf in leaves))
+    """Some rows of a State or Info; a leaf may be the State of a sampler inside."""
+    return type(leaves)(*(select(leaf, index) if isinstance(leaf, tuple) else leaf[index] for leaf in leaves))
 
 
-def _put(whole: Any, index: Tensor, part: Any) -> Any:
-    return type(whole)(*(a.index_copy(0, index, b) for a, b in zip(whole, part)))
+def put(whole: Any, index: Tensor, part: Any) -> Any:
+    """A State or Info with the rows of `index` replaced by those of `part`."""
+    pairs = zip(whole, part)
+    return type(whole)(*(put(a, index, b) if isinstance(a, tuple) else a.index_copy(0, index, b) for a, b in pairs))
+
+
+def nothing(tokens: Tensor) -> Info:
+    """The Info of a step that did nothing, for rows [B, L]."""
+    calls = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+    return Info(torch.zeros_like(tokens, dtype=torch.bool), calls, torch.zeros_like(tokens, dtype=torch.float64))
 
 
 def run(
@@ -91,24 +107,30 @@ def run(
     state = sampler.init(stream, canvas, conditional) if state is None else state
     alive = torch.nonzero(~state.done)[:, 0]
     rows = conditional.rows(alive)
+    known = getattr(sampler, "settled", settled)
     while len(alive):
         part = select(state, alive)
-        cached = rows.given(part.tokens, settled(part.tokens, part.frozen, conditional.alphabet.mask))
+        upto = known(part, conditional.alphabet)
+        cached = rows.given(part.tokens, upto) if upto.any() else rows
         part, info = sampler.step(stream.rows(alive), part, cached)
-        state = _put(state, alive, part)
-        nothing = Info(torch.zeros_like(canvas.frozen), torch.zeros(len(canvas.tokens), dtype=torch.int64))
-        yield state, _put(Info(nothing.changed, nothing.calls.to(info.calls.device)), alive, info)
+        state = put(state, alive, part)
+        yield state, put(nothing(canvas.tokens), alive, info)
         if part.done.any():
             alive = alive[~part.done]
             rows = conditional.rows(alive)
 
 
-def settled(tokens: Tensor, frozen: Tensor, mask: int) -> Tensor:
+def settled(state: Any, alphabet: Alphabet) -> Tensor:
     """How many cells at the start of each row are given and known, [B].
 
     Cells that the sampler wrote itself do not count: a later move may mask them again.
     """
-    return (frozen & (tokens != mask)).long().cumprod(1).sum(1)
+    return (state.frozen & (state.tokens != alphabet.mask)).long().cumprod(1).sum(1)
+
+
+def masked(state: Any, conditional: Conditional) -> Tensor:
+    """The cells still to be filled, [B, L]: masks that are not given."""
+    return (state.tokens == conditional.alphabet.mask) & ~state.frozen
 
 
 def sample(sampler: Sampler, conditional: Conditional, canvas: Canvas, stream: Stream) -> Canvas:

@@ -49,3 +49,16 @@ COSINE = Schedule(
 """alpha = 1 - cos(pi/2 (1 - t)) (Shi et al. 2024, arXiv 2406.04329, the cosine schedule of MD4)."""
 
 SCHEDULES: dict[str, Schedule] = {schedule.name: schedule for schedule in (LINEAR, LOG_LINEAR, COSINE)}
+
+
+def due(schedule: Schedule, steps: int, step: Tensor, unknown: Tensor, masked: Tensor) -> Tensor:
+    """How many cells to open now, [B], so that after step k of T about a share 1 - alpha(1 - k/T) stays masked.
+
+    step: [B], from 0; unknown: [B], cells that were open at the start; masked: [B], those still open. At least one a
+    step, and all of them in the last: a row ends within min(steps, unknown) steps. Linear means equal counts, cosine is
+    MaskGIT's (Chang et al. 2022, arXiv 2202.04200, section 3.3).
+    """
+    share = 1 - schedule.alpha(1 - (step + 1).double() / steps)
+    stay = (unknown * share + 1e-9).floor().long()  # 3 of 6 cells are 3, whatever 1 - (1 - 0.5) is
+    count = torch.minimum((masked - stay).clamp(min=1), masked)
+    return torch.where(step + 1 >= steps, masked, count)

@@ -28,6 +28,10 @@ class Purpose(IntEnum):
     NOISE = 7  # which random token
     SCORE = 8  # which cells are scored
     SPAN = 9  # how long a span is
+    REMASK = 10  # which cell is masked again
+    BLOCK = 11  # which cells a Gibbs move redraws
+    START = 12  # the random token that a chain begins with
+    CHOICE = 13  # noise on the score by which cells are chosen
 
 
 def _signed(constant: int) -> int:

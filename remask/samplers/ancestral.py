@@ -19,7 +19,7 @@ from remask.core.conditional import Conditional
 from remask.core.draw import Categorical, Draw
 from remask.core.errors import BadInput
 from remask.core.refill import refill
-from remask.core.sampler import Info, Law, State, start
+from remask.core.sampler import Info, Law, State, masked, start
 from remask.core.schedule import SCHEDULES
 from remask.core.stream import Purpose, Stream
 
@@ -57,6 +57,6 @@ class Ancestral:
         alpha = SCHEDULES[self.schedule].alpha
         opens = (alpha(s) - alpha(t)) / (1 - alpha(t))
         opens = torch.where(state.step + 1 >= self.steps, 1.0, opens)  # the last step opens whatever is left
-        masked = (state.tokens == conditional.alphabet.mask) & ~state.frozen
+        cells = masked(state, conditional)
         where = stream.uniform(state.step, Purpose.WHERE, state.tokens.shape[1])
-        return refill(self.draw, stream, state, conditional, each(where, masked, opens[:, None]), masked)
+        return refill(self.draw, stream, state, conditional, each(where, cells, opens[:, None]), cells)

@@ -17,7 +17,7 @@ from remask.core.choose import exactly
 from remask.core.conditional import Conditional
 from remask.core.draw import Categorical, Draw
 from remask.core.refill import refill
-from remask.core.sampler import Info, Law, State, start
+from remask.core.sampler import Info, Law, State, masked, start
 from remask.core.stream import Purpose, Stream
 
 
@@ -39,7 +39,7 @@ class FirstHitting:
 
     def step(self, stream: Stream, state: State, conditional: Conditional) -> tuple[State, Info]:
         """Open one masked cell of every row."""
-        masked = (state.tokens == conditional.alphabet.mask) & ~state.frozen
+        cells = masked(state, conditional)
         where = stream.uniform(state.step, Purpose.WHERE, state.tokens.shape[1])
         one = torch.ones_like(state.step)
-        return refill(self.draw, stream, state, conditional, exactly(where, masked, one), masked)
+        return refill(self.draw, stream, state, conditional, exactly(where, cells, one), cells)

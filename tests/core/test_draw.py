@@ -78,7 +78,7 @@ def test_any_number_of_rows(rows):
     assert found.tolist() == [int(inverse_cdf(log_prob[i : i + 1], u[i : i + 1])) for i in range(rows)]
     at = torch.ones(1, rows, dtype=torch.bool)
     for draw in (Categorical(), Greedy(), Nucleus()):
-        assert draw(log_prob, u, at).shape == (rows,)
+        assert draw(log_prob, u, at, at.long()).shape == (rows,)
         assert not draw.joint
 
 
@@ -215,7 +215,7 @@ def test_a_float32_race_loses_rare_tokens_as_theory_predicts(steps):
 
 def test_greedy_takes_the_most_probable():
     log_prob = random_rows(100, 77, 5)
-    assert torch.equal(Greedy()(log_prob, uniforms(100), torch.ones(1, 100)), log_prob.argmax(1))
+    assert torch.equal(Greedy()(log_prob, uniforms(100), *[torch.ones(1, 100)] * 2), log_prob.argmax(1))
 
 
 def smallest_set(prob, top_p):
@@ -237,7 +237,7 @@ def test_nucleus_is_the_smallest_set_and_renormalised(seed, size, top_p):
     kept = smallest_set(prob, top_p)
     n = 4_000
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens = Nucleus(top_p)(log_prob.expand(n, -1), u, torch.ones(1, n))
+    tokens = Nucleus(top_p)(log_prob.expand(n, -1), u, *[torch.ones(1, n)] * 2)
     found = torch.bincount(tokens, minlength=size).double().numpy() / n
     expected = np.zeros(size)
     expected[kept] = prob[kept] / prob[kept].sum()
@@ -248,10 +248,10 @@ def test_nucleus_of_everything_is_the_law_and_of_little_is_greedy():
     log_prob = random_rows(1, 200, 6)
     n = 50_000
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    found = torch.bincount(Nucleus(1.0)(log_prob.expand(n, -1), u, torch.ones(1, n)), minlength=200) / n
+    found = torch.bincount(Nucleus(1.0)(log_prob.expand(n, -1), u, *[torch.ones(1, n)] * 2), minlength=200) / n
     assert (found - log_prob[0].exp()).abs().max() <= 1.5 / n
     many = random_rows(100, 30, 7)
-    assert torch.equal(Nucleus(1e-9)(many, uniforms(100), torch.ones(1, 100)), many.argmax(1))
+    assert torch.equal(Nucleus(1e-9)(many, uniforms(100), *[torch.ones(1, 100)] * 2), many.argmax(1))
 
 
 def test_a_nucleus_without_its_last_token_is_caught():
@@ -259,7 +259,7 @@ def test_a_nucleus_without_its_last_token_is_caught():
     prob = np.array([0.5, 0.3, 0.2])
     assert smallest_set(prob, 0.6) == [0, 1]
     u = torch.full((1,), 0.99, dtype=torch.float64)
-    assert Nucleus(0.6)(torch.tensor(prob).log()[None], u, torch.ones(1, 1)).item() == 1
+    assert Nucleus(0.6)(torch.tensor(prob).log()[None], u, *[torch.ones(1, 1)] * 2).item() == 1
 
 
 @pytest.mark.parametrize("top_p", [0.0, -0.1, 1.5, math.nan])

@@ -50,7 +50,7 @@ def test_settled_counts_to_the_first_cell_that_is_masked_or_was_written():
     tokens = torch.tensor([[0, 1, MASK, 3], [MASK, 1, 1, 1], [0, 1, 1, 3], [0, 1, 1, 3]])
     frozen = torch.ones_like(tokens, dtype=torch.bool)
     frozen[3, 1] = False
-    assert settled(tokens, frozen, MASK).tolist() == [2, 0, 4, 1]
+    assert settled(State(tokens, frozen, frozen[:, 0], tokens[:, 0]), ORACLE.alphabet).tolist() == [2, 0, 4, 1]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def test_refill_writes_the_chosen_cells_only():
 
 
 def test_select_keeps_the_type_and_the_rows():
-    info = Info(torch.eye(3, dtype=torch.bool), torch.arange(3))
+    info = Info(torch.eye(3, dtype=torch.bool), torch.arange(3), torch.zeros(3, 3))
     part = select(info, torch.tensor([2, 0]))
     assert isinstance(part, Info)
     assert part.calls.tolist() == [2, 0]

@@ -98,9 +98,12 @@ class OneUniformForAllSteps(FirstHitting):
         one = exactly(stream.uniform(state.step, Purpose.WHERE, masked.shape[1]), masked, torch.ones_like(state.step))
         log_prob, calls = ask(conditional, state.tokens, one)
         tokens = state.tokens.clone()
-        tokens[one] = self.draw(log_prob, stream.uniform(0, Purpose.TOKEN, 1).expand_as(masked)[one], one)
+        uniform = stream.uniform(0, Purpose.TOKEN, 1).expand_as(masked)[one]
+        tokens[one] = self.draw(log_prob, uniform, one, state.tokens)
+        written = torch.zeros_like(masked, dtype=torch.float64)
+        written[one] = log_prob.gather(1, tokens[one][:, None])[:, 0]
         done = ~(masked & ~one).any(1)
-        return state._replace(tokens=tokens, done=done, step=state.step + 1), Info(one, calls)
+        return state._replace(tokens=tokens, done=done, step=state.step + 1), Info(one, calls, written)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class SeesAll:
     joint: bool = True
     told: list = field(default_factory=list)
 
-    def __call__(self, log_prob, uniform, at):
+    def __call__(self, log_prob, uniform, at, tokens):
         assert len(log_prob) == len(uniform) == int(at.sum())
         self.told.append(at.sum(1))
         return inverse_cdf(log_prob, uniform)
