@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from io import BytesIO
 from itertools import islice, pairwise
 from typing import Any
 
@@ -21,6 +22,8 @@ from remask.core.canvas import Canvas, blank, infill
 from remask.core.sampler import Law, run, sample
 from remask.core.stream import Stream
 from remask.samplers import SAMPLERS
+from remask.samplers.blocks import Blocks
+from remask.samplers.gibbs import Gibbs
 from tests.oracle import (
     Oracle,
     Watched,
@@ -32,6 +35,7 @@ from tests.oracle import (
 MOST_STEPS = 600  # a sampler that takes more on six cells does not end
 EXACT_ROWS = 20_000
 LIMIT_ROWS, LIMIT_BUDGET, LIMIT_SLACK = 3_000, 500, 1.5
+SMALL_BLOCK = 2
 FEW_STEPS = 6  # so that several cells open in one step, and in some steps none does
 SMALL = ("markov_chain", "copy_pairs")  # laws for the checks that are not about the law
 
@@ -44,6 +48,26 @@ def samplers() -> dict[str, Any]:
 def with_budget(sampler: Any, steps: int) -> Any:
     """The same sampler with another budget, where it has one."""
     return replace(sampler, steps=steps) if "steps" in {f.name for f in fields(sampler)} else sampler
+
+
+def in_small(sampler: Any) -> Any:
+    """The same sampler with blocks that are smaller than the laws are long, where it has blocks."""
+    return replace(sampler, size=SMALL_BLOCK) if "size" in {f.name for f in fields(sampler)} else sampler
+
+
+def leaves(state: Any) -> list[Tensor]:
+    """The tensors of a State, those of the samplers inside too."""
+    return [x for leaf in state for x in (leaves(leaf) if isinstance(leaf, tuple) else [leaf])]
+
+
+def rebuilt(state: Any, tensors: list[Tensor]) -> Any:
+    """A State like `state` out of the tensors that `leaves` gave."""
+    left = iter(tensors)
+
+    def build(node: Any) -> Any:
+        return type(node)(*(build(leaf) if isinstance(leaf, tuple) else next(left) for leaf in node))
+
+    return build(state)
 
 
 def mixed_canvas(oracle: Oracle, rows: int, seed: int) -> Canvas:
@@ -132,15 +156,18 @@ def check_resumes(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
     """From any State on the run goes the same way, and a State that was handed out never changes."""
     canvas, stream = mixed_canvas(oracle, 10, seed), Stream.of(seed, 10)
     states = [sampler.init(stream, canvas, oracle)]
-    copies = [[leaf.clone() for leaf in states[0]]]
+    copies = [[leaf.clone() for leaf in leaves(states[0])]]
     for state, _ in islice(run(sampler, oracle, canvas, stream), MOST_STEPS):
         states.append(state)
-        copies.append([leaf.clone() for leaf in state])
+        copies.append([leaf.clone() for leaf in leaves(state)])
     for state, copy in zip(states, copies):
-        assert all(torch.equal(a, b) for a, b in zip(state, copy)), "a State changed after it was handed out"
-        assert all(len(leaf) == 10 for leaf in state), "a leaf of State does not lead with B"
+        assert all(torch.equal(a, b) for a, b in zip(leaves(state), copy)), "a State changed after it was handed out"
+        assert all(len(leaf) == 10 for leaf in copy), "a leaf of State does not lead with B"
     for i, copy in list(enumerate(copies))[:: max(1, len(copies) // 8)]:
-        rest = steps_of(sampler, oracle, canvas, stream, type(states[0])(*copy))
+        file = BytesIO()
+        torch.save(copy, file)
+        file.seek(0)
+        rest = steps_of(sampler, oracle, canvas, stream, rebuilt(states[i], torch.load(file, weights_only=True)))
         end = rest[-1][0] if rest else states[i]
         assert torch.equal(end.tokens, states[-1].tokens), f"resumed after step {i} the run ends elsewhere"
         assert len(rest) == len(states) - 1 - i, f"resumed after step {i} the run takes another number of steps"
@@ -164,6 +191,31 @@ def check_calls(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
     assert told[canvas.unknown.any(1)].min() > 0, "a row was filled without a call"
 
 
+def check_inside(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """Inside `blocks` and `gibbs` it ends, keeps to its canvas, counts its calls and does not mind other rows."""
+    for outer in (Blocks(inner=sampler, size=3), Gibbs(inner=sampler, size=2, moves=3)):
+        check_ends(outer, oracle, seed)
+        check_frozen(outer, oracle, seed)
+        check_batched(outer, oracle, seed)
+        check_calls(outer, oracle, seed)
+
+
+def check_log_prob(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
+    """Info's log p belongs to cells that were written; one cell a step, it adds up to the law of the row."""
+    canvas = mixed_canvas(oracle, 12, seed)
+    steps = steps_of(sampler, oracle, canvas, Stream.of(seed, 12))
+    for _, info in steps:
+        assert (info.log_prob <= 1e-9).all(), "a probability above one"
+        assert not info.log_prob[~info.changed].any(), "log p of a cell that was not written"
+    written = torch.stack([info.changed for _, info in steps]).sum(0)
+    one_by_one = all((info.changed.sum(1) <= 1).all() for _, info in steps) and int(written.max()) == 1
+    if one_by_one:
+        told = torch.stack([info.log_prob for _, info in steps]).sum((0, 2))
+        for row, total in zip(range(12), told.tolist()):
+            truth = oracle.posterior(canvas.tokens[row])[oracle.number(steps[-1][0].tokens[row : row + 1])].log()
+            assert abs(float(truth) - total) < 1e-9, "the log p of the cells is not that of the row"
+
+
 SAMPLER_CHECKS: tuple[Callable[..., None], ...] = (
     check_ends,
     check_frozen,
@@ -174,13 +226,15 @@ SAMPLER_CHECKS: tuple[Callable[..., None], ...] = (
     check_resumes,
     check_nothing_unknown,
     check_calls,
+    check_inside,
+    check_log_prob,
 )
 
 
 def _on_the_floor(sampler: Any, oracle: Oracle, prompt: Tensor, seed: int, times: int = 1) -> None:
     exact = sampler.law is Law.EXACT
     rows = times * (EXACT_ROWS if exact else LIMIT_ROWS)
-    sampler = sampler if exact else with_budget(sampler, LIMIT_BUDGET)
+    sampler = in_small(sampler) if exact else with_budget(in_small(sampler), LIMIT_BUDGET)
     canvas = infill(prompt.expand(rows, -1).clone(), oracle.alphabet)
     tokens = sample(sampler, oracle, canvas, Stream.of(seed, rows)).tokens
     law = oracle.posterior(prompt)

@@ -7,5 +7,7 @@ SAMPLERS = Table(
     {
         "ancestral": "remask.samplers.ancestral:Ancestral",
         "first_hitting": "remask.samplers.first_hitting:FirstHitting",
+        "gibbs": "remask.samplers.gibbs:Gibbs",
+        "blocks": "remask.samplers.blocks:Blocks",
     },
 )

@@ -16,7 +16,7 @@ from remask.core.stream import Purpose, Stream
 from remask.samplers.ancestral import Ancestral
 from remask.samplers.first_hitting import FirstHitting
 from tests import conformance
-from tests.conformance import FEW_STEPS, SAMPLER_CHECKS, SMALL, with_budget
+from tests.conformance import FEW_STEPS, SAMPLER_CHECKS, SMALL, in_small, with_budget
 from tests.oracle import LAWS
 
 every_sampler = pytest.mark.parametrize("sampler", conformance.samplers().values(), ids=conformance.samplers())
@@ -27,7 +27,7 @@ every_law = pytest.mark.parametrize("oracle", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)
 @every_sampler
 def test_contract(sampler, check, law):
-    check(with_budget(sampler, FEW_STEPS), LAWS[law])
+    check(in_small(with_budget(sampler, FEW_STEPS)), LAWS[law])
 
 
 @every_law
