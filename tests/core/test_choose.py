@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remask.core.choose import LONGEST_SPAN, each, exactly, spans, words
+from remask.core.choose import LONGEST_SPAN, best, each, exactly, spans, words
 from remask.core.stream import Purpose, Stream
 from tests.oracle import surprise
 
@@ -199,3 +199,25 @@ def test_lengths_of_spans_are_geometric_and_at_most_ten():
 
     assert abs(surprise(first_spans(ours, mean), law)) < 4
     assert surprise(first_spans(twin, mean), law) > 20
+
+
+@laws
+@given(st.integers(0, 10**6), st.integers(1, 9))
+def test_best_takes_the_highest_scores(seed, length):
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(0, 4, (6, length), generator=generator).double()
+    among = torch.rand(6, length, generator=generator) < 0.7
+    count = torch.randint(0, length + 2, (6,), generator=generator)
+    chosen = best(score, among, count)
+    assert not (chosen & ~among).any()
+    assert torch.equal(chosen.sum(1), torch.minimum(count, among.sum(1)))
+    for row in range(6):
+        inside, left = score[row][chosen[row]], score[row][among[row] & ~chosen[row]]
+        assert not len(inside) or not len(left) or inside.min() >= left.max()
+
+
+def test_best_of_equals_are_the_first():
+    score = torch.tensor([[1.0, 2.0, 1.0, 1.0, -torch.inf]])
+    chosen = best(score, torch.tensor([[True, True, False, True, True]]), torch.tensor([2]))
+    assert chosen.tolist() == [[True, True, False, False, False]]
+    assert best(score, torch.ones(1, 5, dtype=torch.bool), torch.tensor([5])).all(), "minus infinity is a score too"

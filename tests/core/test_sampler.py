@@ -7,8 +7,8 @@ import torch
 
 from remask.core.canvas import blank, infill
 from remask.core.draw import Categorical
-from remask.core.refill import refill
-from remask.core.sampler import Info, Law, State, ask, run, sample, select, settled, start
+from remask.core.refill import commit, propose, refill
+from remask.core.sampler import Info, Law, State, ask, masked, put, run, sample, select, settled, start
 from remask.core.stream import Stream
 from remask.samplers.ancestral import Ancestral
 from remask.samplers.first_hitting import FirstHitting
@@ -161,3 +161,41 @@ def test_a_state_may_have_more_leaves():
     *_, (state, _) = run(Counting(), ORACLE, staircase(), Stream.of(0, 5))
     assert isinstance(state, Longer)
     assert state.writes.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_leaf_may_be_the_state_of_a_sampler_inside():
+    inner = start(staircase())
+    outer = State(inner.tokens, inner.frozen, inner.done, inner)
+    index = torch.tensor([4, 1])
+    part = select(outer, index)
+    assert torch.equal(part.step.tokens, inner.tokens[index])
+    changed = part._replace(step=part.step._replace(step=torch.tensor([7, 8])))
+    whole = put(outer, index, changed)
+    assert whole.step.step.tolist() == [0, 8, 0, 0, 7]
+    assert not outer.step.step.any(), "the State that was passed in is left alone"
+
+
+def test_info_tells_the_log_p_of_what_was_written():
+    canvas = staircase()
+    for row in (1, 4):
+        index = torch.tensor([row])
+        steps = list(run(FirstHitting(), ORACLE, canvas.rows(index), Stream.of(2, 5).rows(index)))
+        assert all(torch.equal(info.log_prob != 0, info.changed) for _, info in steps)
+        law = ORACLE.posterior(canvas.tokens[row])
+        told = float(sum(info.log_prob.sum() for _, info in steps))
+        assert told == pytest.approx(float(law[ORACLE.number(steps[-1][0].tokens)].log()))
+
+
+def test_proposals_are_drawn_everywhere_and_written_where_chosen():
+    canvas = staircase()
+    state = start(canvas)
+    proposal = propose(Categorical(), Stream.of(0, 5), state, ORACLE, canvas.unknown)
+    assert torch.equal(proposal.tokens != MASK, torch.ones_like(canvas.frozen))
+    assert proposal.calls.tolist() == [0, 1, 1, 1, 1]
+    assert torch.equal(masked(state, ORACLE), canvas.unknown)
+    last = torch.zeros_like(canvas.frozen)
+    last[:, 3] = canvas.unknown[:, 3]
+    after, info = commit(state, proposal, last, torch.zeros(5, dtype=torch.bool))
+    assert torch.equal(after.tokens != canvas.tokens, last)
+    assert torch.equal(info.log_prob != 0, last)
+    assert torch.equal(info.log_prob[last], proposal.spread(proposal.written, 0.0)[last])

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from remask.core.schedule import EPSILON, LINEAR, LOG_LINEAR, SCHEDULES
+from remask.core.schedule import COSINE, EPSILON, LINEAR, LOG_LINEAR, SCHEDULES, due
 
 every = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 T = torch.linspace(0.001, 1, 400, dtype=torch.float64)
@@ -61,3 +63,36 @@ def test_a_wrong_slope_is_caught(schedule):
 def test_names_are_keys():
     assert all(name == schedule.name for name, schedule in SCHEDULES.items())
     assert math.isclose(float(SCHEDULES["cosine"].alpha(torch.tensor(0.5))), 1 - math.cos(math.pi / 4), rel_tol=1e-6)
+
+
+@settings(deadline=None, database=None, max_examples=80)
+@given(st.integers(1, 40), st.integers(1, 60), st.sampled_from(list(SCHEDULES)))
+def test_due_opens_at_least_one_a_step_and_everything_in_the_end(steps, unknown, name):
+    masked, counts = torch.tensor([unknown]), []
+    for step in range(steps):
+        count = due(SCHEDULES[name], steps, torch.tensor([step]), torch.tensor([unknown]), masked)
+        counts.append(int(count))
+        masked = masked - count
+        if not masked:
+            break
+    assert int(masked) == 0
+    assert min(counts) >= 1
+    assert len(counts) <= min(steps, unknown)
+    if name == "linear":
+        assert len(counts) == min(steps, unknown), "equal counts spend the whole budget"
+        assert max(counts) - min(counts) <= 1
+
+
+def test_due_is_the_published_schedule():
+    """MaskGIT's cosine leaves floor(N cos(pi r / 2)) masked: of 16 in 4 steps 14, 11, 6, 0."""
+    masked, left = torch.tensor([16]), []
+    for step in range(4):
+        masked = masked - due(COSINE, 4, torch.tensor([step]), torch.tensor([16]), masked)
+        left.append(int(masked))
+    assert left == [math.floor(16 * math.cos(math.pi * r / 8)) for r in (1, 2, 3)] + [0] == [14, 11, 6, 0]
+    assert [int(due(LINEAR, 4, torch.tensor([0]), torch.tensor([n]), torch.tensor([n]))) for n in (1, 4, 6, 10)] == [
+        1,
+        1,
+        2,
+        3,
+    ]
