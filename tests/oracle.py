@@ -16,85 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remask.core.alphabet import Alphabet
-from remask.core.conditional import Conditional, Visible
+from remask.core.conditional import Conditional
 from remask.core.draw import inverse_cdf
+from remask.lab import laws
+from remask.lab.laws import Law
 
 
-class Oracle:
-    """A law over S states, and p(x_i | visible rest) of it for every pattern of masks, in float64.
+class Oracle(Law):
+    """A law of the lab (remask/lab/laws.py) that counts who asks, and knows what the tests compare with.
 
-    joint: [A, ..., A] float64, one axis a cell; mask, end: their ids, anywhere among the A + 2 of the alphabet.
-    The mass of every pattern of visible cells is one entry of a table [(A + 1)^L], so a question is a lookup.
-    A context that cannot occur (parallel samplers meet some) is answered with the uniform law over symbols.
+    asked: rows asked so far, all calls together.
     """
 
-    def __init__(self, name: str, joint: Tensor, mask: int, end: int, visible: Visible = Visible.DENOISE):
-        self.name, self.length, self.symbols = name, joint.dim(), joint.shape[0]
-        size = self.symbols + 2
-        self.alphabet = Alphabet(size, mask, end=end, special=frozenset((mask, end)))
-        self.visible = visible
-        self.asked = 0  # rows asked so far, all calls together
-        self.ids = torch.tensor([i for i in range(size) if i not in (mask, end)])
-        self.joint = (joint / joint.sum()).double().flatten()
-        digits = torch.cartesian_prod(*[torch.arange(self.symbols)] * self.length).view(-1, self.length)
-        self.states = self.ids[digits]
-        self._digit = torch.full((size,), -1)
-        self._digit[self.ids] = torch.arange(self.symbols)
-        self._digit[mask] = self.symbols
-        mass = self.joint.view(joint.shape)
-        for axis in range(self.length):
-            mass = torch.cat([mass, mass.sum(axis, keepdim=True)], axis)
-        self._mass = mass.flatten()
-        self._stride = (self.symbols + 1) ** torch.arange(self.length).flip(0)
-
-    @property
-    def entropy(self) -> float:
-        """Of a whole row, nats."""
-        return float(-torch.xlogy(self.joint, self.joint).sum())
+    asked = 0
 
     def __call__(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         cells = torch.ones_like(tokens, dtype=torch.bool) if at is None else at
         self.asked += int(cells.any(1).sum())
-        log_prob = self._log_prob(tokens, cells)
-        return log_prob.view(*tokens.shape, -1) if at is None else log_prob
-
-    def _log_prob(self, tokens: Tensor, cells: Tensor) -> Tensor:
-        digits = self._digit[tokens]
-        assert int(digits.min()) >= 0, "the end token lies outside the law"
-        row, cell = torch.nonzero(cells, as_tuple=True)
-        own, stride = digits[row, cell], self._stride[cell]
-        hidden = (digits * self._stride).sum(1)[row] + (self.symbols - own) * stride  # as if the cell were masked
-        mass = self._mass[hidden[:, None] + (torch.arange(self.symbols) - self.symbols) * stride[:, None]]
-        prob = torch.where(self._mass[hidden][:, None] > 0, mass / self._mass[hidden][:, None], 1 / self.symbols)
-        if self.visible is Visible.DENOISE:
-            point = torch.nn.functional.one_hot(own, self.symbols + 1)[:, : self.symbols].double()
-            prob = torch.where((own < self.symbols)[:, None], point, prob)
-        log_prob = torch.full((len(row), self.alphabet.size), -torch.inf, dtype=torch.float64)
-        log_prob[:, self.ids] = prob.log()
-        return log_prob
-
-    def rows(self, index: Tensor) -> Oracle:
-        return self
-
-    def given(self, tokens: Tensor, upto: Tensor) -> Oracle:
-        return self
-
-    def sample(self, n: int, seed: int) -> Tensor:
-        """True rows [n, L]."""
-        return self.states[torch.from_numpy(np.random.default_rng(seed).choice(len(self.joint), n, p=self.joint))]
-
-    def number(self, tokens: Tensor) -> Tensor:
-        """Which state each row is, [B]; asserts that it is one."""
-        digits = self._digit[tokens]
-        assert ((digits >= 0) & (digits < self.symbols)).all(), "a row holds a mask or the end token"
-        return (digits * self.symbols ** torch.arange(self.length).flip(0)).sum(1)
-
-    def posterior(self, tokens: Tensor) -> Tensor:
-        """The law of whole states given the visible cells of one row [L], [S]."""
-        agrees = ((self.states == tokens) | (tokens == self.alphabet.mask)).all(1)
-        law = torch.where(agrees, self.joint, 0.0)
-        return law / law.sum()
+        return super().__call__(tokens, at)
 
     def masked_entropy(self, k: int) -> float:
         """E of the summed cross-entropy of k masked cells, the subset uniform: sum over k of L/k times it is L H."""
@@ -119,21 +58,23 @@ class Oracle:
         return torch.cat(nats, 1)
 
 
+def as_oracle(name: str, law: Law) -> Oracle:
+    """A law of the lab under another name, with its ids."""
+    shape = [law.symbols] * law.length
+    return Oracle(name, law.joint.view(shape), law.alphabet.mask, law.alphabet.end)
+
+
 def ring_ising(length: int, coupling: float, field: float, *, mask: int, end: int) -> Oracle:
     """Two symbols, p ~ exp(J sum s_i s_{i+1} + h sum s_i) on a ring."""
-    spins = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * length)
-    energy = coupling * (spins * spins.roll(1, 1)).sum(1) + field * spins.sum(1)
-    return Oracle("ring_ising", energy.exp().view([2] * length), mask, end)
+    return as_oracle("ring_ising", laws.ising(length, coupling, field, "ring", mask=mask, end=end))
 
 
 def markov_chain(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
     """A random chain: Dirichlet(1/2) start and transitions."""
     rng = np.random.default_rng(seed)
-    joint = torch.from_numpy(rng.dirichlet([0.5] * symbols))
-    step = torch.from_numpy(rng.dirichlet([0.5] * symbols, size=symbols))
-    for _ in range(length - 1):
-        joint = joint[..., None] * step
-    return Oracle("markov_chain", joint, mask, end)
+    start, step = rng.dirichlet([0.5] * symbols), rng.dirichlet([0.5] * symbols, size=symbols)
+    chain = laws.markov_chain(torch.from_numpy(start), torch.from_numpy(step), length, mask=mask, end=end)
+    return as_oracle("markov_chain", chain)
 
 
 def copy_pairs(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
@@ -154,8 +95,7 @@ def parity(length: int, *, bias: float, mask: int, end: int) -> Oracle:
 
 def random_table(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:
     """Any law at all: one Dirichlet(1/2) draw over the states."""
-    joint = torch.from_numpy(np.random.default_rng(seed).dirichlet([0.5] * symbols**length))
-    return Oracle("random_table", joint.view([symbols] * length), mask, end)
+    return as_oracle("random_table", laws.random_table(length, symbols, 0.5, seed, mask=mask, end=end))
 
 
 def independent(length: int, symbols: int, *, seed: int, mask: int, end: int) -> Oracle:

@@ -28,7 +28,8 @@ def each(uniform: Tensor, among: Tensor, probability: Tensor) -> Tensor:
 
 def best(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """The `count` [B] cells of `among` [B, L] with the highest scores [B, L]; of equal ones the first in the row."""
-    key = torch.where(among, -score, torch.inf)
+    lowest = torch.finfo(score.dtype).min  # a score of -inf still comes before cells that are no candidates
+    key = torch.where(among, -score.clamp(min=lowest), torch.inf)
     rank = key.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     return (rank < count[:, None]) & among
 

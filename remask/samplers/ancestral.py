@@ -23,6 +23,8 @@ from remask.core.sampler import Info, Law, State, masked, start
 from remask.core.schedule import SCHEDULES
 from remask.core.stream import Purpose, Stream
 
+MOST_STEPS = 1_000_000  # more is a slip of the keyboard
+
 
 @dataclass(frozen=True)
 class Ancestral:
@@ -40,8 +42,10 @@ class Ancestral:
         return Law.LIMIT if self.draw.faithful else Law.HEURISTIC
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise BadInput(f"ancestral sampling came with {self.steps} steps: type --steps 1 or more.")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise BadInput(
+                f"ancestral sampling came with {self.steps} steps: type --steps 1 or more, up to {MOST_STEPS}."
+            )
         if self.schedule not in SCHEDULES:
             raise BadInput(f"there is no schedule '{self.schedule}': type --schedule {'|'.join(SCHEDULES)}.")
 

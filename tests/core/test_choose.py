@@ -221,3 +221,5 @@ def test_best_of_equals_are_the_first():
     chosen = best(score, torch.tensor([[True, True, False, True, True]]), torch.tensor([2]))
     assert chosen.tolist() == [[True, True, False, False, False]]
     assert best(score, torch.ones(1, 5, dtype=torch.bool), torch.tensor([5])).all(), "minus infinity is a score too"
+    low = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    assert best(low, torch.tensor([[False, False, True]]), torch.tensor([1])).tolist() == [[False, False, True]]

@@ -10,6 +10,12 @@ from tests.oracle import LAWS, Watched
 
 ROWS, STEPS, SIZE, MOVES = 80, FEW_STEPS, SMALL_BLOCK, 16
 
+
+def kept_at(n):
+    """The first step i of T after which no cell is masked again: n (1 - i / T) < 1."""
+    return (STEPS * (n - 1)) // n.clamp(min=1) + 1
+
+
 DOCUMENTED = {  # least and most, for n >= 1
     "ancestral": lambda n: (torch.ones_like(n), n.clamp(max=STEPS)),  # a step that opens nothing is free
     "first_hitting": lambda n: (n, n),
@@ -17,7 +23,7 @@ DOCUMENTED = {  # least and most, for n >= 1
     "entropy_bound": lambda n: (torch.ones_like(n), n),
     "mask_predict": lambda n: (n * 0 + STEPS, n * 0 + STEPS),
     "remdm": lambda n: (torch.ones_like(n), n * 0 + STEPS),
-    "p2": lambda n: (n * 0 + STEPS, n * 0 + STEPS),
+    "p2": lambda n: (kept_at(n), kept_at(n)),
     "sundae": lambda n: (n * 0 + STEPS, n * 0 + STEPS),
     "gibbs": lambda n: (n + MOVES * n.clamp(max=SIZE), n + MOVES * n.clamp(max=SIZE)),
     "parallel_gibbs": lambda n: (1 + MOVES * n, 1 + MOVES * n),  # the oracles have seen the tokens they are asked about

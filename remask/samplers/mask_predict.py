@@ -1,0 +1,80 @@
+"""Mask-Predict: fill everything in one pass, then mask the least certain tokens again and again, fewer each time.
+
+Step 0 predicts all N unknown cells; step t = 1 .. T-1 masks the n_t = max(1, floor(N (1 - t/T))) tokens with the lowest
+probability and predicts those only. A token that is kept keeps the probability that it was written with, however stale
+(Ghazvininejad et al. 2019, arXiv 1904.09324, section 3). It corrects what was drawn together, and follows no law.
+Shapes: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from remask.core.canvas import Canvas
+from remask.core.choose import best
+from remask.core.conditional import Conditional, Visible
+from remask.core.draw import Draw, Greedy
+from remask.core.errors import BadInput
+from remask.core.refill import Proposal, commit
+from remask.core.sampler import Info, Law, ask, start
+from remask.core.stream import Purpose, Stream
+
+MOST_STEPS = 1_000_000
+
+
+class MaskPredictState(NamedTuple):
+    """A State; confidence: [B, L] float64, log p of every unknown cell's token when it was last weighed."""
+
+    tokens: Tensor
+    frozen: Tensor
+    done: Tensor
+    step: Tensor
+    confidence: Tensor
+
+
+@dataclass(frozen=True)
+class MaskPredict:
+    """Predict all, mask the least certain again, predict those: few passes, most probable tokens, no law."""
+
+    steps: int = 10
+    """Passes T: every row costs exactly that many network calls."""
+    fresh: bool = False
+    """Weigh kept tokens anew in every pass, instead of by the probability that they were written with."""
+    draw: Draw = field(default_factory=Greedy)
+    law = Law.HEURISTIC
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise BadInput(f"mask-predict came with {self.steps} steps: type --steps 1 or more, up to {MOST_STEPS}.")
+
+    def init(self, stream: Stream, canvas: Canvas, conditional: Conditional) -> MaskPredictState:
+        """Nothing predicted yet: step 0 masks every unknown cell, whatever it holds.
+
+        Raises BadInput when kept tokens are to be weighed by a conditional that has nothing to say of them.
+        """
+        del stream
+        if self.fresh and conditional.visible is Visible.NONE:
+            raise BadInput(
+                "mask-predict came with fresh weights and a net that says nothing of visible tokens: type --no-fresh."
+            )
+        return MaskPredictState(*start(canvas), torch.zeros_like(canvas.tokens, dtype=torch.float64))
+
+    def step(self, stream: Stream, state: MaskPredictState, conditional: Conditional) -> tuple[MaskPredictState, Info]:
+        """Mask the n_t least certain cells of every row and predict them; at step 0 these are all unknown ones."""
+        unknown = ~state.frozen
+        count = (unknown.sum(1) * (self.steps - state.step) // self.steps).clamp(min=1)
+        again = best(-state.confidence, unknown, count)
+        hidden = state.tokens.masked_fill(again, conditional.alphabet.mask)
+        asked = unknown if self.fresh else again
+        log_prob, calls = ask(conditional, hidden, asked)
+        # kept cells are weighed but not drawn: a joint draw must take them as they stand
+        open_log_prob = log_prob[again[asked]]
+        uniform = stream.uniform(state.step, Purpose.TOKEN, hidden.shape[1])[again]
+        tokens = hidden.masked_scatter(again, self.draw(open_log_prob, uniform, again, hidden))
+        confidence = state.confidence.masked_scatter(asked, log_prob.gather(1, tokens[asked][:, None])[:, 0].double())
+        proposal = Proposal(again, open_log_prob, tokens, calls)
+        return commit(state._replace(confidence=confidence), proposal, again, state.step + 1 >= self.steps)
