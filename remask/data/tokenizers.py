@@ -35,6 +35,7 @@ __all__ = [
     "Encoded",
     "alphabet",
     "build",
+    "byte_characters",
     "byte_tokenizer",
     "character_tokenizer",
     "dna_tokenizer",
@@ -84,7 +85,7 @@ def train_bpe(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """256 bytes and 4 special tokens; the id of a byte is its value + 4."""
-    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *_byte_characters()))}
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *byte_characters()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -252,7 +253,7 @@ def _fast(backend: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **found)
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The character that byte-level tokenizers write for each byte 0..255 (GPT-2's table)."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
