@@ -64,7 +64,7 @@ def test_the_sampler_of_the_extension_guide_is_exact():
         "from dataclasses import dataclass, field\n"
         "from remask.core.draw import Categorical, Draw\n"
         "from remask.core.refill import refill\n"
-        "from remask.core.sampler import Law, start\n" + code,
+        "from remask.core.sampler import Law, masked, start\n" + code,
         names,
     )
     for oracle in LAWS.values():

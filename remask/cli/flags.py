@@ -10,7 +10,7 @@ import argparse
 import ast
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,20 +53,34 @@ def _definition(place: str) -> tuple[ast.Module, ast.ClassDef | ast.FunctionDef]
     raise AttributeError(f"{module_name} defines no {attribute}")
 
 
-def fields(place: str) -> list[Field]:
-    """The fields of the dataclass at "module:Class" that a flag can set (those with a literal default)."""
+def _lines(place: str) -> Iterator[tuple[Field, ast.expr]]:
+    """The fields of the dataclass at "module:Class" that have a default, which is still to be read."""
     _, node = _definition(place)
-    found = []
     for at, line in enumerate(node.body):
         if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
             continue
-        try:
-            default = ast.literal_eval(line.value)
-        except ValueError:  # made by a factory: an object, not a flag
-            continue
         after = node.body[at + 1] if at + 1 < len(node.body) else None
         text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-        found.append(Field(line.target.id, ast.unparse(line.annotation), default, inspect.cleandoc(str(text))))
+        yield Field(line.target.id, ast.unparse(line.annotation), None, inspect.cleandoc(str(text))), line.value
+
+
+def fields(place: str) -> list[Field]:
+    """The fields of the dataclass at "module:Class" that a flag can set (those with a literal default)."""
+    found = []
+    for field, value in _lines(place):
+        try:
+            found.append(field._replace(default=ast.literal_eval(value)))
+        except ValueError:  # made by a factory: an object, not a flag
+            continue
+    return found
+
+
+def parts(place: str, annotation: str) -> list[Field]:
+    """The fields of a class that hold an object made by `field(default_factory=NAME)`; NAME is their default."""
+    found = []
+    for field, value in _lines(place):
+        made = value.keywords if isinstance(value, ast.Call) and field.annotation == annotation else []
+        found += [field._replace(default=ast.unparse(k.value)) for k in made if k.arg == "default_factory"]
     return found
 
 
@@ -103,13 +117,25 @@ READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def add(parser: argparse.ArgumentParser, place: str, title: str, defaults: dict[str, Any] | None = None) -> list[str]:
-    """Give a parser the flags of a dataclass; returns the names of its fields."""
+def add(
+    parser: argparse.ArgumentParser,
+    place: str,
+    title: str,
+    defaults: dict[str, Any] | None = None,
+    prefix: str = "",
+    skip: Sequence[str] = (),
+) -> list[str]:
+    """Give a parser the flags of a dataclass, each with a prefix ("inner_"); returns the names of its fields.
+
+    skip: fields that are given in another way.
+    """
     group = parser.add_argument_group(title)
     names = []
     for field in fields(place):
+        if field.name in skip:
+            continue
         default = (defaults or {}).get(field.name, field.default)
-        flag = "--" + field.name.replace("_", "-")
+        flag = flag_of(prefix + field.name)
         kind = field.annotation.replace(" | None", "")
         text = field.help.replace("%", "%%")
         if "default" not in text and default not in (None, (), ""):
@@ -124,7 +150,12 @@ def add(parser: argparse.ArgumentParser, place: str, title: str, defaults: dict[
     return names
 
 
-def take(values: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """The values of some fields, lists as tuples."""
-    taken = {name: getattr(values, name) for name in names}
+def flag_of(name: str) -> str:
+    """How a field's name is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def take(values: argparse.Namespace, names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """The values of some fields whose flags have a prefix, lists as tuples."""
+    taken = {name: getattr(values, prefix + name) for name in names}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in taken.items()}

@@ -29,8 +29,9 @@ def main(arguments: list[str]) -> int:
     for kind, table in TABLES.items():
         shown = Table(title=f"{kind}s", title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True)
         shown.add_column("name", no_wrap=True)  # or it could not be copied
-        for column, ratio in (("what it is", 6), ("law", 2), ("source", 5)):
-            shown.add_column(column, ratio=ratio, overflow="fold")
+        shown.add_column("what it is", ratio=6, overflow="fold")
+        shown.add_column("law", min_width=len("classifier"), max_width=len("upper bound"), overflow="fold")
+        shown.add_column("source", ratio=5, overflow="fold")
         for name, place in table.items():
             row = describe(place)
             shown.add_row(name, row.summary, row.law, row.source)

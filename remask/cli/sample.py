@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from remask.cli.flags import READERS, add, describe, take
+from remask.cli import drawing
+from remask.cli.flags import READERS
 from remask.cli.words import Parser, emit, parser, peek
+from remask.core.errors import BadInput
 from remask.samplers import SAMPLERS
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def build(name: str) -> tuple[Parser, list[str]]:
-    """The parser for one sampler, and the names of the sampler's own fields."""
+    from remask.core.canvas import Canvas
+    from remask.train.checkpoint import Checkpoint
+
+LONGEST = 1_000_000  # tokens: more is a slip of the keyboard
+
+
+def build(arguments: list[str]) -> tuple[Parser, drawing.Nest]:
+    """The parser for the sampler that was typed, and the sampler's own flags."""
     words = parser("sample", "DIR [--n 8] [--length 128] [--sampler NAME] [--json]")
     words.add_argument("checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model")
     words.add_argument("--n", type=READERS["int"], default=8, metavar="N", help="texts to write [default: 8]")
@@ -20,13 +32,11 @@ def build(name: str) -> tuple[Parser, list[str]]:
         "--length",
         type=READERS["int"],
         metavar="N",
-        help="tokens in a text, prompt included; default: what the net can read, at most 128",
+        help="tokens in a text, prompt included; default: what the net can read, at most 128; longer with "
+        "--sampler blocks",
     )
     words.add_argument("--prompt", default="", metavar="TEXT", help="how every text begins; [MASK] in it is a blank")
     words.add_argument("--sampler", default="first_hitting", metavar="NAME", help=f"one of {', '.join(SAMPLERS)}")
-    words.add_argument(
-        "--top-p", type=READERS["float"], metavar="P", help="draw from the smallest set of tokens with mass P"
-    )
     words.add_argument(
         "--batch",
         type=READERS["int"],
@@ -36,80 +46,125 @@ def build(name: str) -> tuple[Parser, list[str]]:
     )
     words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the draws [default: 0]")
     words.add_argument("--json", action="store_true", help="one JSON object a text")
-    return words, add(words, SAMPLERS[name], f"the sampler {name}: {describe(SAMPLERS[name]).summary}")
+    drawing.add_draw(words)
+    return words, drawing.add_sampler(words, arguments, peek(arguments, "--sampler", "first_hitting"))
 
 
 def main(arguments: list[str]) -> int:
     """Sample."""
-    words, names = build(peek(arguments, "--sampler", "first_hitting"))
+    words, nest = build(arguments)
     values = words.parse_args(arguments)
+    drawing.check(values)
+    sampler = drawing.drawing(drawing.build(nest, values), lambda usual: drawing.draw_of(values, usual))
 
-    from remask.core.errors import BadInput
-
-    for flag in ("n", "batch"):
-        if getattr(values, flag) < 1:
-            raise BadInput(f"--{flag} came as {getattr(values, flag)}: type 1 or more.")
     from remask.cli.show import console
     from remask.train.checkpoint import load
 
     model = load(values.checkpoint)
-    sampler = _sampler(values, take(values, names))
-    canvas = _canvas(model, values)
-    shown = _write(model, sampler, canvas, values)
-    for number, text in enumerate(shown, start=1):
-        if values.json:
-            emit(text)
-        else:
-            console.rule(f"{number}  ({text['calls']} calls, {text['seconds']:.1f} s)", align="left")
-            print(text["text"])
+    canvas = _canvas(model, values, sampler)
+    sampler = _fitted(model, values, sampler, canvas)
+    drawing.in_view(sampler, canvas.tokens.shape[1], {"--require": values.require})
+    conditional = drawing.conditional_of(model, values)
+    drawing.remark(sampler, values)
+    stops = any(getattr(one, "stop", False) for one in drawing.chain(sampler))
+    with WritingLine(values.n, int(canvas.unknown.sum()), values.json or not sys.stderr.isatty()) as line:
+        for number, row in enumerate(drawing.write(sampler, conditional, canvas, values, line), start=1):
+            tokens = _trimmed(row.tokens, model) if stops else row.tokens
+            text = model.tokenizer.decode(tokens, skip_special_tokens=False)
+            if values.json:
+                emit({"text": text, "calls": row.calls, "seconds": row.seconds})
+                continue
+            line.pause()
+            console.rule(f"{number}  ({row.calls} calls, {row.seconds:.1f} s)", align="left")
+            print(text)
     return 0
 
 
-def _sampler(values: Any, fields: dict[str, Any]) -> Any:
-    from remask.core.draw import Nucleus
-    from remask.core.errors import BadInput
-
-    if values.top_p is None:
-        return SAMPLERS.load(values.sampler)(**fields)
-    if not 0 < values.top_p <= 1:
-        raise BadInput(f"--top-p came as {values.top_p}: it must lie in (0, 1].")
-    return SAMPLERS.load(values.sampler)(**fields, draw=Nucleus(values.top_p))
-
-
-def _canvas(model: Any, values: Any) -> Any:
+def _canvas(model: Checkpoint, values: argparse.Namespace, sampler: Any) -> Canvas:
+    """The prompt and masks after it, [1, L]; BadInput for more than the sampler can fill."""
     from remask.core.canvas import prompted
-    from remask.core.errors import BadInput
     from remask.data.tokenizers import encode
 
     length = values.length if values.length is not None else min(model.length, 128)
-    if not 1 <= length <= model.length:
+    slides = any(hasattr(one, "window") for one in drawing.chain(sampler))
+    if not 1 <= length <= (LONGEST if slides else model.length):
+        more = f"; {LONGEST} at most" if slides else ", or --sampler blocks, which has a window that slides"
         raise BadInput(
-            f"--length came as {length}, but {model.path} reads 1 to {model.length} tokens: type one of those."
+            f"--length came as {length}, but {model.path} reads 1 to {model.length} tokens: type one of those{more}."
         )
     text = values.prompt.replace("[MASK]", model.tokenizer.mask_token)
     prompt = encode(model.tokenizer, [text], special=True)[0].ids if text else []
-    return prompted(prompt, values.n, length, model.alphabet)
+    return prompted(prompt, 1, length, model.alphabet)
 
 
-def _write(model: Any, sampler: Any, canvas: Any, values: Any) -> Iterator[dict[str, Any]]:
-    """One record a text, in order; `seconds` runs from the start of the text's batch to its last token."""
-    import torch
+def _fitted(model: Checkpoint, values: argparse.Namespace, sampler: Any, canvas: Canvas) -> Any:
+    """The sampler, with a window no longer than the net where the canvas is longer; BadInput where that cannot be."""
+    if canvas.tokens.shape[1] <= model.length:
+        return sampler
 
-    from remask.core.sampler import run
-    from remask.core.stream import Stream
+    def narrow(one: Any) -> Any:
+        if not hasattr(one, "window"):
+            return one
+        if one.size + one.ahead > model.length:
+            raise BadInput(
+                f"blocks came with {one.size} cells and {one.ahead} ahead, but {model.path} reads {model.length} "
+                f"tokens: type --size {max(1, model.length - one.ahead)} or less."
+            )
+        if one.window is not None and one.window > model.length:
+            raise BadInput(
+                f"blocks came with a window of {one.window} cells, but {model.path} reads {model.length} tokens: "
+                f"type --window {model.length} or less."
+            )
+        return dataclasses.replace(one, window=one.window or model.length)
 
-    stream = Stream.of(values.seed, values.n)
-    for index in torch.arange(values.n).split(values.batch):
-        part = canvas.rows(index)
-        began = time.monotonic()
-        tokens, calls = part.tokens, torch.zeros(len(index), dtype=torch.int64)
-        seconds = [0.0] * len(index)
-        open_rows = [bool(x) for x in part.unknown.any(1)]
-        for state, info in run(sampler, model.conditional(), part, stream.rows(index)):
-            tokens, calls = state.tokens, calls + info.calls
-            for row, done in enumerate(state.done.tolist()):
-                if done and open_rows[row]:
-                    seconds[row], open_rows[row] = time.monotonic() - began, False
-        for row in range(len(index)):
-            text = model.tokenizer.decode(tokens[row], skip_special_tokens=False)
-            yield {"text": text, "calls": int(calls[row]), "seconds": round(seconds[row], 4)}
+    return drawing.adapt(sampler, narrow)
+
+
+def _trimmed(tokens: list[int], model: Checkpoint) -> list[int]:
+    """A row without the padding behind its end token."""
+    end, pad = model.alphabet.end, model.alphabet.pad
+    filler = end if pad is None else pad
+    stop = len(tokens)
+    while stop and tokens[stop - 1] == filler:
+        stop -= 1
+    return tokens[: stop + 1] if pad is None else tokens[:stop]
+
+
+class WritingLine:
+    """The progress line of a writing: texts, tokens/s, time left; gone while a text is printed.
+
+    cells: unknown ones in a text; shown: where the line goes, standard error by default.
+    """
+
+    def __init__(self, texts: int, cells: int, quiet: bool = False, shown: Console | None = None):
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        from remask.cli.show import console
+
+        self.texts, self.cells, self.began = texts, cells, time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[facts]}"))
+        self.progress = Progress(
+            *columns, console=shown or console, disable=quiet, expand=True, transient=True, redirect_stdout=False
+        )
+        self.task = self.progress.add_task("writing", total=texts, facts="")
+
+    def __enter__(self) -> WritingLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pause()
+
+    def __call__(self, done: float) -> None:
+        """So many texts are written, unfinished ones as shares."""
+        from remask.cli.show import clock
+
+        self.progress.start()
+        seconds = time.monotonic() - self.began
+        left = clock(seconds * (self.texts - done) / done if done else None)
+        rate = f"{done * self.cells / seconds:,.0f} tokens/s" if seconds else ""
+        self.progress.update(self.task, completed=done, facts=f"{int(done)}/{self.texts} texts  {rate}  {left} left")
+
+    def pause(self) -> None:
+        """Make room for a text."""
+        if self.progress.live.is_started:
+            self.progress.stop()

@@ -200,8 +200,6 @@ def test_neither_steps_nor_minutes(remask, tmp_path):
         (["sample", "--length", "2", "--prompt", "while else if import"], "tokens but the canvas only 2"),
         (["sample", "--sampler", "ancestral", "--steps", "0"], "--steps 1 or more"),
         (["sample", "--sampler", "ancestral", "--schedule", "x"], "no schedule 'x'"),
-        (["fill", "no blank here"], "no blank in the text: write [MASK]"),
-        (["fill", ""], "no blank in the text"),
         (["fill", "[MASK] " * (LENGTH + 1)], f"reads at most {LENGTH}"),
         (["fill", "[MASK]", "--n", "0"], "--n came as 0"),
         (["evaluate", "--data", str(held()), "--length", str(LENGTH + 1)], f"beyond the {LENGTH}"),
