@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from remask.core.errors import BadData
 
 SIDE, BOX, CELLS = 9, 3, 81
+SINGLES = {"naked singles": False, "all singles": True}  # yardsticks without a net, see `by_singles`
 Grids = NDArray[np.uint8]  # [G, 81] or [81], 1..9, and 0 where a cell is empty
 
 
@@ -148,7 +149,9 @@ def _cycles(square: NDArray[np.int64]) -> NDArray[np.uint64]:
                 length += (at != np.arange(SIDE)) & (length == _ + 1)
                 at = np.take_along_axis(step, at, axis=1)
             kinds[:, a, b] = _fold(np.sort(length, axis=1).astype(np.uint64))
-    row = _fold(np.sort(kinds.reshape(-1, SIDE, BOX, BOX), axis=3))  # of each row, what each band holds for it: [G, 9, 3]
+    row = _fold(
+        np.sort(kinds.reshape(-1, SIDE, BOX, BOX), axis=3)
+    )  # of each row, what each band holds for it: [G, 9, 3]
     own = np.take_along_axis(row, np.arange(SIDE)[None, :, None] // BOX, axis=2)[..., 0]
     others = np.sort(np.where(np.arange(BOX) == np.arange(SIDE)[:, None] // BOX, np.uint64(0), row), axis=2)
     band = np.sort(_fold(np.concatenate([own[..., None], others], axis=2)).reshape(-1, BOX, BOX), axis=2)
@@ -180,3 +183,26 @@ def puzzle(clues: Grids, solutions: Grids, count: int, seed: int) -> Grids:
     order = np.random.Generator(np.random.Philox(seed)).random(solutions.shape)
     rank = np.where(clues > 0, -1.0, order).argsort(1, kind="stable").argsort(1, kind="stable")
     return np.where((rank < count) | (clues > 0), solutions, 0).astype(np.uint8)
+
+
+def by_singles(puzzles: Grids, hidden: bool) -> Grids:
+    """Puzzles filled as far as the simplest reasoning goes, the yardstick of a net that reads one step ahead, [G, 81].
+
+    Naked singles: a cell whose row, column and box leave one digit; hidden ones: a digit for which a row, column or box
+    leaves one cell. Until there is neither.
+    """
+    filled, unit = puzzles.copy(), units()
+    peers = np.zeros((CELLS, CELLS), dtype=np.float32)
+    for cells in unit:
+        peers[np.ix_(cells, cells)] = 1
+    while True:
+        held = (filled[:, :, None] == np.arange(1, SIDE + 1)).astype(np.float32)  # [G, 81, 9]
+        may = (np.einsum("cp,gpd->gcd", peers, held, optimize=True) == 0) & (filled == 0)[:, :, None]
+        only = may & (may.sum(2) == 1)[:, :, None]
+        if hidden:
+            for cells in unit:
+                only[:, cells] |= may[:, cells] & (may[:, cells].sum(1) == 1)[:, None]
+        new = np.where(only.any(2) & (filled == 0), only.argmax(2) + 1, filled).astype(np.uint8)
+        if (new == filled).all():
+            return filled
+        filled = new

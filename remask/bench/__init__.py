@@ -8,5 +8,6 @@ BENCHES = Table(
         "train": "remask.bench.train:Train",
         "encoders": "remask.bench.encoders:Encoders",
         "flops": "remask.bench.flops:Flops",
+        "ising": "remask.bench.ising:Ising",
     },
 )

@@ -24,6 +24,7 @@ WORDS = {
     "windows": "cut labelled windows of DNA out of an annotated genome",
     "export": "write a run as a directory for plain transformers",
     "report": "make the HTML report of a run",
+    "lab": "the theory, exact: what masking more buys, when parallel sampling lies, what a checkpoint can bear",
     "bench": "measure speed against named baselines",
     "list": "every objective, sampler, decoder and metric",
 }

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from remask.data.tokenizers import byte_characters, alphabet
+from remask.data.tokenizers import alphabet, byte_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

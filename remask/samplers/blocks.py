@@ -94,8 +94,9 @@ class Blocks:
         done = inner.done & ~later.any(1)
         if self.stop:
             over = self._over(state, tokens, conditional.alphabet) & inner.done[:, None]
-            filler = conditional.alphabet.end if conditional.alphabet.pad is None else conditional.alphabet.pad
-            tokens = torch.where(over, filler, tokens)
+            alphabet = conditional.alphabet
+            filler = next(x for x in (alphabet.pad, alphabet.end) if x is not None)
+            tokens = tokens.masked_fill(over, filler)
             changed, log_prob = changed | over, torch.where(over, 0.0, log_prob)
             done = done | over.any(1)
         state = state._replace(tokens=tokens, done=done, step=state.step + 1, inner=inner)
