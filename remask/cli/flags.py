@@ -75,6 +75,13 @@ def fields(place: str) -> list[Field]:
     return found
 
 
+def required(place: str) -> list[str]:
+    """The fields of the dataclass at "module:Class" that have no default."""
+    _, node = _definition(place)
+    lines = [line for line in node.body if isinstance(line, ast.AnnAssign) and line.value is None]
+    return [line.target.id for line in lines if isinstance(line.target, ast.Name)]
+
+
 def parts(place: str, annotation: str) -> list[Field]:
     """The fields of a class that hold an object made by `field(default_factory=NAME)`; NAME is their default."""
     found = []

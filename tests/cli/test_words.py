@@ -12,6 +12,7 @@ from remask.bench import BENCHES
 from remask.cli.flags import describe, fields
 from remask.cli.listing import TABLES
 from remask.cli.words import WORDS, emit, peek
+from remask.lab import EXPERIMENTS
 from remask.objectives import OBJECTIVES
 from remask.samplers import SAMPLERS
 from tests.train.runs import refused
@@ -25,6 +26,7 @@ HELPS = [
     *(["train", name, "--help"] for name in OBJECTIVES),
     *(["sample", "--sampler", name, "--help"] for name in SAMPLERS),
     *(["bench", name, "--help"] for name in BENCHES),
+    *(["lab", name, "--help"] for name in EXPERIMENTS),
 ]
 WATCHED = """
 import sys

@@ -1,0 +1,37 @@
+"""Plots: a whole file or none, the same bytes for the same findings, every line in it."""
+
+import pytest
+
+from remask.core.errors import BadInput
+from remask.lab.experiment import Line, Panel
+from remask.lab.plot import plot
+
+pytest.importorskip("matplotlib", reason="plots need the extra [plot]")
+PANELS = [
+    Panel(
+        f"panel {i}",
+        "k",
+        "trace",
+        [Line("measured", [1, 2, 3], [3.0, 2, 1], [0.1, 0.1, 0.1]), Line("bound", [1, 2, 3], [4.0, 3, 2], theory=True)],
+        log_y=True,
+    )
+    for i in range(4)
+]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_plot_is_a_function_of_its_panels(tmp_path, suffix):
+    for name in ("one", "two"):
+        plot(PANELS, tmp_path / f"{name}{suffix}", "title")
+    one, two = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert 10_000 < len(one) < 400_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"one{suffix}", f"two{suffix}"]
+
+
+def test_bad_names(tmp_path):
+    with pytest.raises(BadInput, match=r"ends in \.png or \.svg"):
+        plot(PANELS, tmp_path / "plot.pdf")
+    with pytest.raises(BadInput, match="there is no folder"):
+        plot(PANELS, tmp_path / "nowhere" / "plot.png")
+    assert not list(tmp_path.iterdir())
