@@ -193,7 +193,8 @@ def check_calls(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
 
 def check_inside(sampler: Any, oracle: Oracle, seed: int = 0) -> None:
     """Inside `blocks` and `gibbs` it ends, keeps to its canvas, counts its calls and does not mind other rows."""
-    for outer in (Blocks(inner=sampler, size=3), Gibbs(inner=sampler, size=2, moves=3)):
+    going_on = replace(sampler, stop=False) if hasattr(sampler, "stop") else sampler  # gibbs refuses one that stops
+    for outer in (Blocks(inner=sampler, size=3), Gibbs(inner=going_on, size=2, moves=3)):
         check_ends(outer, oracle, seed)
         check_frozen(outer, oracle, seed)
         check_batched(outer, oracle, seed)

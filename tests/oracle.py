@@ -35,6 +35,10 @@ class Oracle(Law):
         self.asked += int(cells.any(1).sum())
         return super().__call__(tokens, at)
 
+    def sample(self, n: int, stream: int) -> Tensor:
+        """True rows [n, L] by numpy's generator: streams are under test, and must not vouch for themselves."""
+        return self.states[torch.from_numpy(np.random.default_rng(stream).choice(len(self.joint), n, p=self.joint))]
+
     def masked_entropy(self, k: int) -> float:
         """E of the summed cross-entropy of k masked cells, the subset uniform: sum over k of L/k times it is L H."""
         total, subsets = 0.0, list(combinations(range(self.length), k))

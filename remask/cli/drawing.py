@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from remask.cli.flags import READERS, add, describe, flag_of, parts, take
+from remask.cli.flags import READERS, add, describe, fields, flag_of, parts, take
 from remask.cli.words import Parser, peek
 from remask.core.errors import BadInput
 from remask.samplers import SAMPLERS
@@ -83,10 +83,28 @@ def add_draw(words: Parser) -> None:
         "--require": "tokens that must come up somewhere in what is written",
     }
     for flag, text in lists.items():
-        group.add_argument(flag, nargs="+", default=[], metavar="TEXT", help=text)
+        group.add_argument(flag, nargs="+", action="extend", default=[], metavar="TEXT", help=text)
     group.add_argument(
         "--repetition-penalty", type=number, metavar="X", help="make tokens that are already there less probable, X > 1"
     )
+
+
+def parse(words: Parser, arguments: Sequence[str], name: str) -> argparse.Namespace:
+    """What was typed; BadInput for a flag that other samplers than `name` have, and who has it."""
+    values, rest = words.parse_known_args(arguments)
+    for flag in (word.split("=")[0] for word in rest if word.startswith("--")):
+        having = [row for row, place in SAMPLERS.items() if flag in _flags(place)]
+        if having:
+            raise BadInput(f"{name} has no {flag}, which belongs to {', '.join(having)}: type --sampler NAME.")
+    if rest:
+        words.error(f"unrecognized arguments: {' '.join(rest)}")
+    return values
+
+
+def _flags(place: str) -> set[str]:
+    """How the fields of a sampler can be typed."""
+    found = {flag_of(field.name) for field in (*fields(place), *parts(place, "Sampler"))}
+    return found | {flag_of(f"no_{field.name}") for field in fields(place) if field.annotation == "bool"}
 
 
 def check(values: argparse.Namespace) -> None:
@@ -95,6 +113,9 @@ def check(values: argparse.Namespace) -> None:
         came = getattr(values, flag)
         if came is not None and not 1 <= came <= MOST_ROWS:
             raise BadInput(f"--{flag} came as {came}: type 1 or more, up to {MOST_ROWS}.")
+    for flag in ("ban", "require"):
+        if "" in getattr(values, flag):
+            raise BadInput(f"--{flag} came empty: type a token, or leave the flag out.")
     t, k, p, x = values.temperature, values.top_k, values.top_p, values.repetition_penalty
     if t is not None and not 0 <= t < math.inf:
         raise BadInput(f"--temperature came as {t}: type 0 (the most probable token) or more; 1 changes nothing.")

@@ -19,6 +19,8 @@ from remask.core.errors import BadInput
 from remask.samplers import SAMPLERS
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from remask.core.automaton import Automaton
     from remask.core.canvas import Canvas
     from remask.core.conditional import Conditional
@@ -67,7 +69,8 @@ def build(arguments: Sequence[str]) -> tuple[Parser, drawing.Nest | None]:
         action="append",
         default=[],
         metavar="REGEX",
-        help="what a blank must match as a whole: once for each blank, in order; '' lets one be",
+        help="what a blank must match as a whole: once for each blank, in order; '' lets one be; large counted repeats "
+        "({0,50} and more) after alternatives can take minutes to compile",
     )
     words.add_argument(
         "--n",
@@ -85,7 +88,12 @@ def build(arguments: Sequence[str]) -> tuple[Parser, drawing.Nest | None]:
     words.add_argument(
         "--seed", type=READERS["int"], default=0, metavar="N", help="of the order and the draws [default: 0]"
     )
-    words.add_argument("--json", action="store_true", help="one JSON object a filling")
+    words.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a filling; log_prob is null where a pattern took a token that --top-k, --top-p or "
+        "--require had ruled out",
+    )
     words.add_argument(
         "--sampler",
         default=UNSAID,
@@ -100,7 +108,7 @@ def build(arguments: Sequence[str]) -> tuple[Parser, drawing.Nest | None]:
 def main(arguments: list[str]) -> int:
     """Fill."""
     words, nest = build(arguments)
-    values = words.parse_args(arguments)
+    values = drawing.parse(words, arguments, nest.name if nest else "the usual sampler")
     drawing.check(values)
     sampler = drawing.build(nest, values) if nest else None
 
@@ -160,12 +168,15 @@ def _size(model: Checkpoint, typed: str | None) -> int:
 def fillings(model: Checkpoint, values: argparse.Namespace, sampler: Any = None) -> Iterator[dict[str, Any]]:
     """Records with `text`, `gaps`, `log_prob`, `calls`, and the first pass's best `candidates` of blanks of one token.
 
-    sampler: the one that was named. A text without a blank comes back as it is, at no call.
+    sampler: the one that was named. A gap is told without the space that its blank swallowed. A text without a blank
+    comes back as it is, at no call.
     """
     import torch
 
     from remask.core.canvas import infill
     from remask.core.draw import Greedy
+    from remask.data.pattern import lead_of
+    from remask.data.spelling import spelling
 
     ids, gaps = question(model, values.text)
     wanted = _wanted(model, values, ids, gaps)
@@ -181,9 +192,14 @@ def fillings(model: Checkpoint, values: argparse.Namespace, sampler: Any = None)
     sampler = drawing.drawing(sampler or _usual(values, int(canvas.unknown.sum())), draw)
     drawing.in_view(sampler, len(ids), {"--pattern": wanted, "--require": values.require})
     drawing.remark(sampler, values)
-    candidates = _candidates(model, conditional, canvas, [gap for gap in gaps if gap not in {w.gap for w in wanted}])
+    bound = {one.gap for one in wanted}
+    leads = {gap: lead_of(model.tokenizer, gap.before) for gap in gaps if gap not in bound}
+    candidates = _candidates(model, conditional, canvas, list(leads))
+    spelled = spelling(model.tokenizer)
     for row in drawing.write(sampler, conditional, canvas, values):
-        texts = {gap: model.tokenizer.decode(row.tokens[gap.first : gap.stop]) for gap in gaps}
+        texts = {
+            gap: spoken(model.tokenizer, spelled, row.tokens[gap.first : gap.stop], lead) for gap, lead in leads.items()
+        }
         texts |= {one.gap: _matched(one, row.tokens) for one in wanted}
         if wanted:
             _holds_required(model, values, row.tokens)
@@ -194,6 +210,17 @@ def fillings(model: Checkpoint, values: argparse.Namespace, sampler: Any = None)
             "calls": row.calls,
             "candidates": [candidates.get(gap, []) for gap in gaps],
         }
+
+
+def spoken(
+    tokenizer: PreTrainedTokenizerFast, spelled: Sequence[bytes | None], tokens: Sequence[int], lead: bytes
+) -> str:
+    """What tokens say inside a text, after `lead`, the space that their blank swallowed.
+
+    spelled: the bytes of each id; those that have none (special ones) are decoded. A part of a letter reads as U+FFFD.
+    """
+    written = b"".join(spelled[number] or tokenizer.decode([number]).encode() for number in tokens)
+    return written.removeprefix(lead).decode(errors="replace")
 
 
 def _as_it_is(values: argparse.Namespace) -> Iterator[dict[str, Any]]:

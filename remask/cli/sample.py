@@ -36,7 +36,12 @@ def build(arguments: list[str]) -> tuple[Parser, drawing.Nest]:
         "--sampler blocks",
     )
     words.add_argument("--prompt", default="", metavar="TEXT", help="how every text begins; [MASK] in it is a blank")
-    words.add_argument("--sampler", default="first_hitting", metavar="NAME", help=f"one of {', '.join(SAMPLERS)}")
+    words.add_argument(
+        "--sampler",
+        default="first_hitting",
+        metavar="NAME",
+        help=f"one of {', '.join(SAMPLERS)} [default: first_hitting]",
+    )
     words.add_argument(
         "--batch",
         type=READERS["int"],
@@ -53,7 +58,7 @@ def build(arguments: list[str]) -> tuple[Parser, drawing.Nest]:
 def main(arguments: list[str]) -> int:
     """Sample."""
     words, nest = build(arguments)
-    values = words.parse_args(arguments)
+    values = drawing.parse(words, arguments, nest.name)
     drawing.check(values)
     sampler = drawing.drawing(drawing.build(nest, values), lambda usual: drawing.draw_of(values, usual))
 

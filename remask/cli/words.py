@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import remask
-from remask.core.errors import RemaskError, UnknownName
+from remask.core.errors import BadInput, RemaskError, UnknownName
 from remask.core.metric import finite
 
 WORDS = {
@@ -65,6 +65,7 @@ def run(arguments: list[str]) -> int:
         return 0
     word, rest = arguments[0], arguments[1:]
     try:
+        _readable(arguments)
         if word not in WORDS:
             raise UnknownName("command", word, WORDS)
         return import_module(f"remask.cli.{WORD_MODULES.get(word, word)}").main(rest)
@@ -80,6 +81,17 @@ def run(arguments: list[str]) -> int:
 
 
 WORD_MODULES = {"list": "listing"}
+
+
+def _readable(arguments: Sequence[str]) -> None:
+    """Raise BadInput for an argument that came in bytes that are no UTF-8: no tokenizer could read it."""
+    for text in arguments:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadInput(
+                f"an argument came as {text!a}, which is not UTF-8: type it as UTF-8, or set PYTHONUTF8=1."
+            ) from None
 
 
 def parser(word: str, usage: str) -> Parser:

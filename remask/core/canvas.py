@@ -45,7 +45,9 @@ def infill(tokens: Tensor, alphabet: Alphabet) -> Canvas:
     return Canvas(tokens, tokens != alphabet.mask)
 
 
-def prompted(prompt: list[int], rows: int, length: int, alphabet: Alphabet) -> Canvas:
+def prompted(
+    prompt: list[int], rows: int, length: int, alphabet: Alphabet, device: torch.device | str = "cpu"
+) -> Canvas:
     """The prompt's ids first (masks in it stay open), masks after it, [rows, length].
 
     Raises BadInput when the prompt is longer than the canvas.
@@ -55,6 +57,6 @@ def prompted(prompt: list[int], rows: int, length: int, alphabet: Alphabet) -> C
             f"the prompt has {len(prompt)} tokens but the canvas only {length}: "
             f"shorten the prompt or type --length {len(prompt)} or more."
         )
-    tokens = blank(rows, length, alphabet).tokens
-    tokens[:, : len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
+    tokens = blank(rows, length, alphabet, device).tokens
+    tokens[:, : len(prompt)] = torch.tensor(prompt, dtype=torch.int64, device=device)
     return infill(tokens, alphabet)

@@ -16,6 +16,7 @@ from torch import Tensor
 from remask.core.errors import BadInput
 
 BLOCK = 128  # tokens summed together: the CDF is searched over blocks first, then inside one block
+NOTHING = "a cell has no token left that may be drawn: ban fewer tokens, or look for NaN in the net."
 CHUNK = 64  # rows handled at a time, so that the scratch space stays in the cache
 
 
@@ -68,7 +69,7 @@ def _invert(prob: Tensor, uniform: Tensor) -> Tensor:
     edges = prob.sum(2, dtype=torch.float64).cumsum(1)
     total = edges[:, -1:]
     if not (total > 0).all():  # NaN too
-        raise BadInput("a cell has no token left that may be drawn: ban fewer tokens, or look for NaN in the net.")
+        raise BadInput(NOTHING)
     # u * total may round up to total, where no token lies
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     block = torch.searchsorted(edges, target, right=True)
@@ -103,6 +104,8 @@ class Greedy:
     def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
         """Tokens [N]."""
         del uniform, at, tokens
+        if not (log_prob.amax(1) > -torch.inf).all():  # NaN too
+            raise BadInput(NOTHING)
         return log_prob.argmax(1)
 
 

@@ -52,6 +52,7 @@ def from_regex(
 
     spelling: the bytes of each id; banned: ids that may not occur. Raises MissingExtra without outlines-core, BadInput
     for what is no pattern, for one that nothing matches or that the vocabulary cannot spell, and for one too large.
+    Large counted repeats ({0,50} and more) after alternatives can take minutes to compile.
     """
     return _tokens(_after(lead, _compiled(pattern)), spelling, banned, f"the pattern '{pattern}'")
 
@@ -90,7 +91,8 @@ def lead_of(tokenizer: PreTrainedTokenizerFast, before: str) -> bytes:
         word, gap = (one.ids for one in encode(tokenizer, [text + PROBE, text + tokenizer.mask_token], special=True))
         whole, begun = spelled(word), spelled(gap[:-1])
         lead = whole[len(begun) : -len(PROBE)]
-        if whole.startswith(begun) and whole[-len(PROBE) :].upper() == PROBE.encode() and not lead.strip():
+        blank = not lead.decode(errors="replace").strip()  # of any script: a no-break space is two bytes
+        if whole.startswith(begun) and whole[-len(PROBE) :].upper() == PROBE.encode() and blank:
             return lead
     return b""
 

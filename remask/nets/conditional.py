@@ -12,6 +12,7 @@ from torch import Tensor
 
 from remask.core.alphabet import Alphabet
 from remask.core.conditional import Visible
+from remask.core.errors import BadInput
 from remask.nets.hf import HuggingFaceNet
 
 
@@ -31,6 +32,12 @@ class NetConditional:
     @torch.inference_mode()
     def __call__(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         """Log p, [B, L, V] or [N, V] at the True cells of `at`; the mask id has -inf."""
+        for name, cells in (("documents", self.documents), ("attend", self.attend)):
+            if cells is not None and cells.shape != tokens.shape:
+                raise BadInput(
+                    f"a conditional with {name} of shape {tuple(cells.shape)} was asked about a canvas of shape "
+                    f"{tuple(tokens.shape)}: windows want rows of one length, without padding or several documents."
+                )
         hidden = self.net.hidden(tokens, documents=self.documents, attend=self.attend)
         if at is not None:
             return self.net.log_probs(hidden[at], self.alphabet.mask)

@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from remask.core.alphabet import Alphabet
 from remask.core.conditional import Conditional, Visible
 from remask.core.errors import BadInput
 from remask.nets.detector import Detector
+from remask.nets.wrap import Wrapper
 
 
 class Planner(Protocol):
@@ -29,25 +29,10 @@ class Planner(Protocol):
 
 
 @dataclass(frozen=True)
-class WithPlanner:
-    """A conditional that also answers `plan`; everything else goes to the conditional inside."""
+class WithPlanner(Wrapper):
+    """A conditional that also answers `plan`; everything else goes to the conditional inside. It is wrapped last."""
 
-    conditional: Conditional
     planner: Planner
-
-    @property
-    def alphabet(self) -> Alphabet:
-        """Ids with a meaning."""
-        return self.conditional.alphabet
-
-    @property
-    def visible(self) -> Visible:
-        """What the conditional inside says at cells that are not masked."""
-        return self.conditional.visible
-
-    def __call__(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
-        """Log p, [B, L, V] or [N, V] at the True cells of `at`."""
-        return self.conditional(tokens, at)
 
     def plan(self, tokens: Tensor) -> Tensor:
         """The planner's scores of a draft, [B, L] float64. Raises BadInput if they are not log-probabilities."""
@@ -63,10 +48,6 @@ class WithPlanner:
         """Some of the rows, of both."""
         rows = getattr(self.planner, "rows", None)
         return WithPlanner(self.conditional.rows(index), self.planner if rows is None else rows(index))
-
-    def given(self, tokens: Tensor, upto: Tensor) -> WithPlanner:
-        """The conditional inside with its cache; the planner reads whole drafts."""
-        return WithPlanner(self.conditional.given(tokens, upto), self.planner)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,17 @@ from remask.core.alphabet import Alphabet
 from remask.core.canvas import Canvas
 from remask.core.conditional import Conditional
 from remask.core.errors import BadInput
-from remask.core.sampler import Info, Law, Sampler, put, select
+from remask.core.sampler import Info, Law, Sampler, nothing, put, select
 from remask.core.stream import Stream
 from remask.samplers.first_hitting import FirstHitting
+
+MOST_CELLS = 1_000_000  # of a block: more is a slip of the keyboard
+
+
+def joint(sampler: Any) -> bool:
+    """Whether a sampler, or one inside it, draws under a constraint on cells of the canvas."""
+    draw, inner = getattr(sampler, "draw", None), getattr(sampler, "inner", None)
+    return bool(draw is not None and draw.joint) or (inner is not None and joint(inner))
 
 
 class BlocksState(NamedTuple):
@@ -48,20 +56,23 @@ class Blocks:
     ahead: int = 0
     """Cells after the block that a sliding window still shows."""
     stop: bool = True
-    """End a row at the end token: what comes after it is padding."""
+    """End a row at the end token: what comes after it is padding. Not heeded under a pattern."""
 
     @property
     def law(self) -> Law:
-        """That of the inner sampler (any order of blocks is a chain rule), unless a window forgets what was written."""
+        """That of the inner sampler (any order of blocks is a chain rule), unless a window forgets what was written.
+
+        With --stop it is the law up to the end token; behind that there is padding, whatever the model would write.
+        """
         if self.window is not None:
             return Law.HEURISTIC
         return Law.EXACT if self.inner.law is Law.EXACT else self.inner.law
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise BadInput(f"blocks came with a size of {self.size} cells: type --size 1 or more.")
-        if self.ahead < 0:
-            raise BadInput(f"blocks came with {self.ahead} cells ahead: type --ahead 0 or more.")
+        if not 1 <= self.size <= MOST_CELLS:
+            raise BadInput(f"blocks came with a size of {self.size} cells: type --size 1 to {MOST_CELLS}.")
+        if not 0 <= self.ahead <= MOST_CELLS:
+            raise BadInput(f"blocks came with {self.ahead} cells ahead: type --ahead 0 to {MOST_CELLS}.")
         if self.window is not None and self.window < self.size + self.ahead:
             raise BadInput(
                 f"blocks came with a window of {self.window} cells, which does not hold a block of {self.size} and "
@@ -72,27 +83,28 @@ class Blocks:
         """The first block of every row."""
         if self.stop and conditional.alphabet.end is None:
             raise BadInput("blocks came with --stop, but this tokenizer has no end-of-text token: type --no-stop.")
+        length = canvas.tokens.shape[1]
+        if joint(self.inner) and self.window is not None and self.window < length:
+            raise BadInput(
+                f"a pattern came with blocks and a window of {self.window} cells, which hides some of a canvas of "
+                f"{length}: make the canvas shorter, or the window wider."
+            )
         zero = torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device)
         done = ~canvas.unknown.any(1)
         state = BlocksState(canvas.tokens, canvas.frozen, done, zero, zero, zero, None)
-        return self._open(stream, state, zero, conditional)
+        state = self._next(stream, self._open(stream, state, zero, conditional), conditional)
+        return state._replace(done=done | (state.inner.done & ~self._later(state).any(1)))
 
     def step(self, stream: Stream, state: BlocksState, conditional: Conditional) -> tuple[BlocksState, Info]:
         """One step of the inner sampler; rows whose block is complete open their next one first."""
-        rest = torch.nonzero(state.inner.done)[:, 0]
-        if len(rest):
-            part = select(state, rest)
-            begun = self._open(stream.rows(rest), part, part.block + self.size, conditional.rows(rest))
-            state = put(state, rest, begun)
-        inner, told = self.inner.step(stream.child(state.block), state.inner, conditional)
+        state = self._next(stream, state, conditional)
+        inner, told = self._step_inside(stream, state, conditional)
         place = self._window(state)
         tokens = state.tokens.scatter(1, place, inner.tokens)
         changed = torch.zeros_like(state.frozen).scatter(1, place, told.changed)
         log_prob = torch.zeros_like(tokens, dtype=torch.float64).scatter(1, place, told.log_prob)
-        position = torch.arange(tokens.shape[1], device=tokens.device)
-        later = ~state.frozen & (position >= (state.block + self.size)[:, None])
-        done = inner.done & ~later.any(1)
-        if self.stop:
+        done = inner.done & ~self._later(state).any(1)
+        if self.stop and not joint(self.inner):  # padding would break a pattern
             over = self._over(state, tokens, conditional.alphabet) & inner.done[:, None]
             alphabet = conditional.alphabet
             filler = next(x for x in (alphabet.pad, alphabet.end) if x is not None)
@@ -102,13 +114,43 @@ class Blocks:
         state = state._replace(tokens=tokens, done=done, step=state.step + 1, inner=inner)
         return state, Info(changed, told.calls, log_prob)
 
+    def _step_inside(self, stream: Stream, state: BlocksState, conditional: Conditional) -> tuple[Any, Info]:
+        """One step of the inner sampler in the rows that it has something to do in."""
+        going = torch.nonzero(~state.inner.done)[:, 0]
+        if len(going) == len(state.done):
+            return self.inner.step(stream.child(state.block), state.inner, conditional)
+        told = nothing(state.inner.tokens)
+        if not len(going):
+            return state.inner, told
+        part = select(state, going)
+        inner, some = self.inner.step(stream.rows(going).child(part.block), part.inner, conditional.rows(going))
+        return put(state.inner, going, inner), put(told, going, some)
+
+    def _later(self, state: BlocksState) -> Tensor:
+        """Unknown cells behind the current block, [B, L]."""
+        position = torch.arange(state.tokens.shape[1], device=state.tokens.device)
+        return ~state.frozen & (position >= (state.block + self.size)[:, None])
+
+    def _next(self, stream: Stream, state: BlocksState, conditional: Conditional) -> BlocksState:
+        """Rows whose block is complete go to their next one, past those that the inner sampler leaves as they are."""
+        while True:
+            rest = torch.nonzero(state.inner.done & ~state.done & self._later(state).any(1))[:, 0]
+            if not len(rest):
+                return state
+            part = select(state, rest)
+            begun = self._open(stream.rows(rest), part, part.block + self.size, conditional.rows(rest))
+            state = put(state, rest, begun)
+
     def settled(self, state: BlocksState, alphabet: Alphabet) -> Tensor:
         """Cells at the start of each row that are given or lie in finished blocks, [B]; none in a sliding window."""
         position = torch.arange(state.tokens.shape[1], device=state.tokens.device)
         finished = torch.where(state.inner.done, state.block + self.size, state.block)
         known = (position < finished[:, None]) | state.frozen
         upto = (known & (state.tokens != alphabet.mask)).long().cumprod(1).sum(1)
-        return upto if self._width(state) == state.tokens.shape[1] else torch.zeros_like(upto)
+        if self._width(state) < state.tokens.shape[1]:
+            return torch.zeros_like(upto)
+        inner = getattr(self.inner, "settled", None)
+        return upto if inner is None else torch.minimum(upto, inner(state.inner, alphabet))
 
     def _width(self, state: BlocksState) -> int:
         length = state.tokens.shape[1]
@@ -123,7 +165,7 @@ class Blocks:
         length = state.tokens.shape[1]
         position = torch.arange(length, device=state.tokens.device)
         unknown = ~state.frozen & (position >= after[:, None])
-        block = torch.where(unknown, position, length).amin(1)
+        block = torch.where(unknown, position, length).amin(1) if length else after
         offset = (block + self.size + self.ahead - self._width(state)).clamp(min=0, max=length - self._width(state))
         state = state._replace(block=block, offset=offset)
         place = self._window(state)
@@ -140,7 +182,7 @@ class Blocks:
         inside = (position >= state.block[:, None]) & (position < (state.block + self.size)[:, None])
         ended = (tokens == alphabet.end) & inside & ~state.frozen
         behind = ended.long().cumsum(1) - ended.long() > 0
-        text = behind & state.frozen & (tokens != alphabet.end)
+        text = behind & state.frozen & (tokens != alphabet.end) & (tokens != alphabet.mask)
         if alphabet.pad is not None:
             text = text & (tokens != alphabet.pad)
         return behind & ~state.frozen & ~text.any(1, keepdim=True)

@@ -56,10 +56,15 @@ class Gibbs:
         return Law.EXACT if law is Law.EXACT else law
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise BadInput(f"gibbs came with blocks of {self.size} cells: type --size 1 or more.")
+        if not 1 <= self.size <= MOST_MOVES:
+            raise BadInput(f"gibbs came with blocks of {self.size} cells: type --size 1 to {MOST_MOVES}.")
         if not 0 <= self.moves <= MOST_MOVES:
             raise BadInput(f"gibbs came with {self.moves} moves: type --moves 0 to {MOST_MOVES}.")
+        if self.moves and stops(self.inner):
+            raise BadInput(
+                "gibbs came with blocks inside that stop at the end token, behind which its moves would write again: "
+                "type --no-inner-stop."
+            )
 
     def init(self, stream: Stream, canvas: Canvas, conditional: Conditional) -> GibbsState:
         """Move 0: the masks are filled; unknown cells that hold a token are a draft, and wait for their moves."""
@@ -96,6 +101,12 @@ class Gibbs:
         upto = settled(state, alphabet)
         inner = getattr(self.inner, "settled", None)
         return upto if inner is None else torch.minimum(upto, inner(state.inner, alphabet))
+
+
+def stops(sampler: Any) -> bool:
+    """Whether a sampler, or one inside it, ends rows at their end token."""
+    inner = getattr(sampler, "inner", None)
+    return bool(getattr(sampler, "stop", False)) or (inner is not None and stops(inner))
 
 
 def anywhere(uniform: Tensor, unknown: Tensor, size: int) -> Tensor:

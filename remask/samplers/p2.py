@@ -26,6 +26,7 @@ from remask.core.refill import Proposal
 from remask.core.sampler import Info, Law, State, ask, masked, start
 from remask.core.schedule import SCHEDULES
 from remask.core.stream import Purpose, Stream
+from remask.nets.wrap import Wrapper
 
 MOST_STEPS = 1_000_000
 LOWEST = torch.finfo(torch.float64).min
@@ -94,8 +95,14 @@ class PathPlanning:
         return Proposal(at, log_prob, tokens, calls)
 
 
-def _planned(conditional: Conditional) -> bool:
-    return getattr(conditional, "plan", None) is not None
+def _planned(conditional: Any) -> bool:
+    """Whether the conditional has a planner; BadInput where a wrapper around it would hide it."""
+    found, beneath = getattr(conditional, "plan", None) is not None, conditional
+    while not found and isinstance(beneath, Wrapper):
+        beneath = beneath.conditional
+        if getattr(beneath, "plan", None) is not None:
+            raise BadInput("a planner lies beneath another wrapper, which hides it: put WithPlanner around all others.")
+    return found
 
 
 def _own(draft: Proposal) -> tuple[Tensor, Tensor]:

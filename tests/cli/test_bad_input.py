@@ -222,6 +222,17 @@ def test_a_causal_model_cannot_fill_masks(remask, words):
     refused(remask(words[0], causal(), *words[1:]), "is an autoregressive net, which cannot fill masks")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["fill", "/nowhere", "f\udcfcr [MASK]"], ["sample", "\udcff"], ["\udcff"], ["fill", "x", "y", "--ban", "\udcfc"]],
+    ids=ascii,
+)
+def test_an_argument_that_is_not_utf_8(remask, words):
+    """Python hands over such bytes as lone surrogates."""
+    bad = next(word for word in words if not word.isascii())
+    refused(remask(*words), f"an argument came as {bad!a}, which is not UTF-8", "PYTHONUTF8=1")
+
+
 def test_another_run_is_there(remask, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

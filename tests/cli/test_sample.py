@@ -190,6 +190,14 @@ def values_of(words):
     return build(["x", *words])[0].parse_args(["x", *words])
 
 
+def test_bans_and_required_tokens_that_came_twice_add_up():
+    twice = values_of(["--ban", "a", "--require", "if", "--ban", "b", "c", "--require", "while"])
+    assert (twice.ban, twice.require) == (["a", "b", "c"], ["if", "while"])
+    words, _ = build(["x"])
+    assert [words.parse_args(["x", "--ban", text]).ban for text in "ab"] == [["a"], ["b"]]  # no list is shared
+    assert words.parse_args(["x"]).ban == []
+
+
 def test_required_tokens_come_up_in_every_text(texts):
     for sampler in ("first_hitting", "ancestral", "gibbs", "mask_predict"):
         found = texts("--require", "while", " token", "if", "--sampler", sampler, n=4, length=8)
@@ -206,7 +214,8 @@ def test_blocks_write_longer_texts_than_the_net_reads(texts, model, lines):
     (one,) = lines("sample", trained(), "--n", 1, "--length", length, *words, "--prompt", "while token")
     assert one["text"].startswith("while token")
     assert one["calls"] == length - len(ids(model, "while token"))
-    inside = texts("--sampler", "gibbs", "--moves", 1, "--inner", "blocks", "--inner-size", 8, n=1, length=LENGTH + 2)
+    blocks = ["--inner", "blocks", "--inner-size", 8, "--no-inner-stop"]
+    inside = texts("--sampler", "gibbs", "--moves", 1, *blocks, n=1, length=LENGTH + 2)
     assert "[MASK]" not in inside[0]
 
 
@@ -239,6 +248,8 @@ BAD = [
     (["--batch", str(10**12)], ["--batch came as"]),
     (["--ban", "statement"], ["--ban came with 'statement', which is 7 tokens here ('st' 'a'", "single tokens"]),
     (["--require", "statement"], ["--require came with 'statement'", "7 tokens"]),
+    (["--require", ""], ["--require came empty: type a token, or leave the flag out"]),
+    (["--ban", "token", ""], ["--ban came empty"]),
     (["--require", "[END]"], ["--require came with '[END]', which is no text"]),
     (["--require", "while", "--ban", "while"], ["'while' came with --require and with --ban"]),
     (["--require", "while", "--ban", " while"], ["'while' came with --require and with --ban"]),
@@ -255,6 +266,13 @@ BAD = [
     (["--length", str(LENGTH + 1)], [f"reads 1 to {LENGTH} tokens", "--sampler blocks"]),
     (["--length", str(LENGTH + 1), "--sampler", "gibbs"], [f"reads 1 to {LENGTH} tokens"]),
     (["--length", str(10**12), "--sampler", "blocks"], ["1000000 at most"]),
+    (
+        ["--steps", "4"],
+        ["first_hitting has no --steps, which belongs to ancestral, ", "mask_predict", "--sampler NAME"],
+    ),
+    (["--no-stop", "--sampler", "gibbs"], ["gibbs has no --no-stop, which belongs to blocks: type --sampler NAME"]),
+    (["--inner=gibbs"], ["first_hitting has no --inner, which belongs to ", "blocks"]),
+    (["--stepz", "4"], ["unrecognized arguments: --stepz 4"]),
     (["--length", "0", "--sampler", "blocks"], ["--length came as 0"]),
     (["--length", "99", "--sampler", "blocks", "--size", "40"], ["40 cells", f"--size {LENGTH} or less"]),
     (["--length", "99", "--sampler", "blocks", "--window", "40"], ["a window of 40", f"--window {LENGTH} or less"]),
@@ -262,7 +280,7 @@ BAD = [
         ["--length", "99", "--sampler", "blocks", "--require", "while"],
         ["--require", "99 tokens", f"window of {LENGTH}"],
     ),
-    (["--sampler", "blocks", "--size", "0"], ["--size 1 or more"]),
+    (["--sampler", "blocks", "--size", "0"], ["--size 1 "]),
 ]
 
 

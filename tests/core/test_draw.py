@@ -274,3 +274,12 @@ def test_a_cell_with_nothing_to_draw_is_a_sentence(nothing):
     log_prob[1] = nothing
     with pytest.raises(BadInput, match="no token left that may be drawn"):
         inverse_cdf(log_prob, torch.full((3,), 0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("draw", [Categorical(), Greedy()])
+@pytest.mark.parametrize("wrong", [float("nan"), -torch.inf])
+def test_a_cell_without_any_token_is_refused_by_every_draw(draw, wrong):
+    log_prob = torch.zeros(3, 5).log_softmax(1)
+    log_prob[1] = wrong
+    with pytest.raises(BadInput, match="look for NaN"):
+        draw(log_prob, uniforms(3), torch.ones(1, 3), torch.ones(1, 3))

@@ -209,8 +209,13 @@ def test_a_gap_begins_with_what_its_blank_swallows(kind):
     assert {before: lead_of(built(kind), before) for before in LEADS[kind]} == LEADS[kind]
 
 
+@pytest.mark.parametrize("space", ["\u00a0", " \u00a0", "\u2003"])
+def test_a_blank_swallows_every_kind_of_space(space):
+    assert lead_of(built("bpe"), f"The{space}") == space.encode()
+
+
 @pytest.mark.parametrize("kind", ["bpe", "byte"])
-@pytest.mark.parametrize("before", ["", "The", "The ", "a \n ", "(", "é", " "])
+@pytest.mark.parametrize("before", ["", "The", "The ", "The\u00a0", "a \n ", "(", "é", " "])
 def test_a_filled_gap_reads_as_it_was_written(kind, before):
     tokenizer = built(kind)
     automaton = from_strings(["form", "é if"], spelling(tokenizer), lead=lead_of(tokenizer, before))

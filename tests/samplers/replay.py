@@ -91,7 +91,11 @@ def _parts(sampler: Any, conditional: Recorder, canvas: Canvas, stream: Stream, 
     """1 if the row alone parts from its history in the batch, by a proven tie; 0 if it never does."""
     length = canvas.tokens.shape[1]
     before = sampler.init(stream, canvas, conditional)
-    for (state, _), (batched, answers) in zip(run(sampler, conditional, canvas, stream), history):
+    steps = 0
+    for state, _ in islice(run(sampler, conditional, canvas, stream), MOST_STEPS):
+        assert steps < len(history), "alone, the row takes more steps than in its batch"
+        batched, answers = history[steps]
+        steps += 1
         if torch.equal(state.tokens, batched.tokens[:, :length]):
             before = state
             conditional.kept.clear()
@@ -103,6 +107,8 @@ def _parts(sampler: Any, conditional: Recorder, canvas: Canvas, stream: Stream, 
         other, _ = sampler.step(stream, before, Replay(conditional, iter(answers)))
         assert torch.equal(other.tokens, batched.tokens[:, :length]), "with the same answers the step still differs"
         return 1
+    idle = not steps and history[0][0].done.all() and not history[0][1]  # done before it began
+    assert idle or steps == len(history), "in its batch, the row takes more steps than alone"
     return 0
 
 

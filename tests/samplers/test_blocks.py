@@ -1,16 +1,20 @@
 """Blocks from left to right: which cells, what the net sees, where a row stops."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from remask.core.alphabet import Alphabet
 from remask.core.canvas import Canvas, blank, infill
 from remask.core.conditional import Visible
+from remask.core.draw import Categorical
 from remask.core.errors import BadInput
 from remask.core.sampler import Law, run, sample
 from remask.core.stream import Stream
 from remask.samplers.ancestral import Ancestral
 from remask.samplers.blocks import Blocks
+from remask.samplers.first_hitting import FirstHitting
 from remask.samplers.gibbs import Gibbs
 from tests.conformance import check_infill, check_law, mixed_canvas
 from tests.oracle import LAWS, Watched
@@ -172,7 +176,7 @@ def test_padding_after_a_prompt_of_another_length_is_left_alone():
 
 def test_blocks_of_gibbs_and_gibbs_of_blocks_are_exact():
     check_law(Blocks(inner=Gibbs(size=1, moves=2), size=2), LAWS["random_table"])
-    check_law(Gibbs(inner=Blocks(size=2), size=3, moves=2), LAWS["random_table"])
+    check_law(Gibbs(inner=Blocks(size=2, stop=False), size=3, moves=2), LAWS["random_table"])
 
 
 class Coins(Script):
@@ -215,3 +219,39 @@ def test_a_tokenizer_without_an_end():
 def test_fields_that_make_no_sense(wrong):
     with pytest.raises(BadInput, match="type --"):
         Blocks(**wrong)
+
+
+def test_a_draft_that_the_sampler_inside_leaves_alone_is_left_alone():
+    oracle = LAWS["ring_ising"]
+    tokens = oracle.sample(20, 0)
+    tokens[10:, 4] = oracle.alphabet.mask
+    draft = Canvas(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+    sampler = Blocks(inner=Gibbs(moves=0), size=2)
+    result = written(sampler, oracle, draft)
+    assert torch.equal(result[:10], tokens[:10])
+    assert torch.equal(result[:, :4], tokens[:, :4])
+    assert (result != oracle.alphabet.mask).all()
+
+
+def test_an_empty_canvas_is_done():
+    script = Script()
+    empty = torch.zeros(3, 0, dtype=torch.int64)
+    assert written(Blocks(), script, Canvas(empty, empty.bool())).shape == (3, 0)
+
+
+def test_gibbs_refuses_blocks_that_stop():
+    with pytest.raises(BadInput, match="--no-inner-stop"):
+        Gibbs(inner=Blocks())
+
+
+@dataclass(frozen=True)
+class Pattern(Categorical):
+    joint = True
+
+
+def test_padding_never_breaks_a_pattern_and_no_window_hides_it():
+    script = Script(size=7)
+    on = written(Blocks(inner=FirstHitting(draw=Pattern()), size=4), script, blank(1, 12, script.alphabet))
+    assert PAD not in on[0].tolist(), "under a constraint a row does not stop"
+    with pytest.raises(BadInput, match="make the canvas shorter"):
+        written(Blocks(inner=FirstHitting(draw=Pattern()), size=4, window=6), script, blank(1, 12, script.alphabet))

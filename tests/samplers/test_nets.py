@@ -120,3 +120,18 @@ def test_greedy_on_an_uneven_law_never_parts():
     tokens = torch.full((6, 4), oracle.alphabet.mask)
     canvas = Canvas(tokens, torch.zeros_like(tokens, dtype=torch.bool))
     assert ties(FirstHitting(draw=Greedy()), oracle, [oracle] * 6, canvas, [4] * 6, Stream.of(0, 6), 0.0) == 0
+
+
+def test_a_sampler_that_goes_on_in_a_batch_is_no_tie():
+    """The planted bug: one more step, and one more cell rewritten, for rows that have company."""
+
+    class Longer(FirstHitting):
+        def step(self, stream, state, conditional):
+            fresh = ~(state.tokens == conditional.alphabet.mask).any(1)
+            after, info = super().step(stream, state, conditional)
+            again = after.tokens.clone()
+            again[fresh, 0] = state.tokens[fresh, 1]
+            return after._replace(tokens=again, done=fresh if len(fresh) > 1 else after.done), info
+
+    with pytest.raises(AssertionError, match="more steps than alone"):
+        parted(Longer(draw=Categorical()), 0.0)
