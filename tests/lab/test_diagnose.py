@@ -106,7 +106,7 @@ def test_panels_have_their_theory(found, tmp_path):
     assert all(any(line.theory for line in panel.lines) for panel in found.panels)
     numbers = [n for panel in found.panels for line in panel.lines for n in (*line.x, *line.y)]
     assert all(map(math.isfinite, numbers))
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots need the extra [plot]")
     from remask.lab.plot import plot
 
     plot(found.panels, tmp_path / "diagnose.svg")

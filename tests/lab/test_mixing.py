@@ -106,7 +106,7 @@ def test_panels_show_measurements_beside_theory(found):
 
 
 def test_panels_can_be_drawn(found, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots need the extra [plot]")
     from remask.lab.plot import plot
 
     plot(found.panels, tmp_path / "mixing.svg")
