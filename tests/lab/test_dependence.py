@@ -229,7 +229,9 @@ def test_lines_are_those_of_numpy(length, seed):
 @few
 @given(some.lists(some.floats(-5, 5), min_size=1, max_size=30))
 def test_the_nearest_falling_curve_is_that_of_scipy(values):
-    isotonic = pytest.importorskip("scipy.optimize", reason="compared with scipy, of the extra [eval]").isotonic_regression
+    isotonic = pytest.importorskip(
+        "scipy.optimize", reason="compared with scipy, of the extra [eval]"
+    ).isotonic_regression
     expected = isotonic(values, increasing=False).x
     assert np.allclose(falling(torch.tensor(values, dtype=torch.float64)), expected, atol=1e-12)
 
