@@ -20,6 +20,9 @@ from remask.core.errors import BadInput
 from remask.core.metric import Estimate
 from remask.core.stream import Purpose, Stream
 
+SPIN = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+WIDEST = 8  # cells of a grid's smaller side
+
 
 class Chain:
     """A hidden Markov model as a Conditional, exact in float64.
@@ -130,19 +133,53 @@ def markov(start: Tensor, transition: Tensor, length: int) -> Chain:
 
 def ising_path(size: int, coupling: float, field: float = 0.0) -> Chain:
     """p ~ exp(J sum s_i s_{i+1} + h sum s_i) on a path of any length, by its transfer matrices (Ising 1925)."""
-    spin = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    energy = coupling * spin[:, None] * spin + field * spin
-    if not energy.isfinite().all():
-        raise BadInput("the energies of this path overflow: take smaller couplings and fields.")
-    tail, steps = (
-        torch.zeros(2, dtype=torch.float64),
-        [],
-    )  # log of the sum over all that follows a spin, up to a constant
-    for _ in range(size - 1):
-        log_step = energy + tail
+    step = coupling * SPIN[:, None] * SPIN + field * SPIN
+    return _from_potentials(field * SPIN, [step] * (size - 1), torch.eye(2, dtype=torch.float64))
+
+
+def ising_ring(size: int, coupling: float, field: float = 0.0) -> Chain:
+    """The same on a ring: the hidden state is the first spin and the present one, and the last step closes the ring."""
+    if size < 3:
+        return ising_path(size, coupling, field)
+    pairs = torch.cartesian_prod(SPIN, SPIN)  # [4, 2]: first, present
+    first, now = pairs.T
+    begun = torch.where(first == now, field * now, -torch.inf)
+    same = torch.where(first[:, None] == first, 0.0, -torch.inf)
+    step = coupling * now[:, None] * now + field * now + same
+    steps = [step] * (size - 2) + [step + coupling * first * now]
+    return _from_potentials(begun, steps, (now[:, None] == SPIN).double())
+
+
+def ising_grid(width: int, height: int, coupling: float, field: float = 0.0) -> Chain:
+    """The same on a rectangle, cell after cell in reading order: the hidden state is the last `width` spins.
+
+    Raises BadInput for a width over 8: there are 2^width hidden states.
+    """
+    if not 1 <= width <= WIDEST or height < 1:
+        raise BadInput(f"a grid of {width} by {height} was asked for: its smaller side must be 1 to {WIDEST}.")
+    last = torch.cartesian_prod(*[SPIN] * width).view(-1, width)  # oldest first
+    now, shift = last[:, -1], (last[:, None, 1:] == last[None, :, :-1]).all(2)
+    begun = torch.where((last[:, :-1] < 0).all(1), field * now, -torch.inf)  # cells before the first: all -1
+    steps = []
+    for cell in range(1, width * height):
+        energy = (field * now).expand(len(last), -1)
+        if cell % width:
+            energy = energy + coupling * last[:, -1:] * now
+        if cell >= width:
+            energy = energy + coupling * last[:, :1] * now
+        steps.append(torch.where(shift, energy, -torch.inf))
+    return _from_potentials(begun, steps, (now[:, None] == SPIN).double())
+
+
+def _from_potentials(first: Tensor, steps: list[Tensor], shows: Tensor) -> Chain:
+    """The chain p(h_1, h_2, ...) ~ exp(first[h_1] + sum steps[i][h_i, h_{i+1}]); shows: [H, A]."""
+    if not all((x.isfinite() | (x == -torch.inf)).all() for x in (first, *steps)):
+        raise BadInput("the energies of this law overflow: take smaller couplings and fields.")
+    tail, moves = torch.zeros_like(first), []  # log of the sum over all that follows a state, up to a constant
+    for step in reversed(steps):
+        log_step = step + tail
         tail = log_step.logsumexp(1)
-        steps.append((log_step - tail[:, None]).exp())
+        moves.append(torch.where(tail[:, None] > -torch.inf, (log_step - tail[:, None]).exp(), 1 / len(tail)))
         tail = tail - tail.amax()
-    start = (field * spin + tail).softmax(0)
-    steps = steps[::-1] or [torch.eye(2, dtype=torch.float64)]
-    return Chain(start, torch.stack(steps), torch.eye(2, dtype=torch.float64), size)
+    moves = moves[::-1] or [torch.eye(len(first), dtype=torch.float64)]
+    return Chain((first + tail).softmax(0), torch.stack(moves), shows, len(steps) + 1)

@@ -26,7 +26,7 @@ from remask.core.errors import BadInput
 from remask.core.stream import Stream
 from remask.lab import kernels
 from remask.lab.autocorrelation import GibbsRuns, exact_time, gibbs_autocorrelation
-from remask.lab.chains import Chain, ising_path
+from remask.lab.chains import Chain, ising_path, ising_ring
 from remask.lab.experiment import Findings, Line, Panel
 from remask.lab.graphs import Edges, edges_of
 from remask.lab.laws import Law, ising
@@ -49,6 +49,8 @@ COLUMNS = (
 )
 MOST_TABLE = 15  # cells of a law whose table of visible patterns is kept: runs of more would crawl
 MOST_PATH = 1000
+CHAINS = {"path": ising_path, "ring": ising_ring}
+"""Graphs whose laws are known at any size, by transfer matrices."""
 MAXIMISED = 2**7  # states up to which the tensorisation constant is searched
 FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the coupling, in the panel of escape times
 LEAST_MOVES = 50
@@ -137,7 +139,7 @@ class Mixing:
     graph: str = "clique"
     """Who interacts with whom: clique, ring, path, grid, random."""
     size: int = 4
-    """Cells. Exact up to 12 (10 take a minute, 12 several); more are run, up to 15, or 1000 on a path."""
+    """Cells. Exact up to 12 (10 take a minute, 12 several); more are run, up to 15, or 1000 on a path or ring."""
     coupling: float = 0.5
     """J of every edge."""
     field: float = 0.1
@@ -249,12 +251,12 @@ class Mixing:
         return Findings(rows, [_times(rows)], _says_measured(runs, self))
 
     def _known(self) -> Law | Chain:
-        if self.graph == "path" and self.size <= MOST_PATH:
-            return ising_path(self.size, self.coupling, self.field)
+        if self.graph in CHAINS and self.size <= MOST_PATH:
+            return CHAINS[self.graph](self.size, self.coupling, self.field)
         if self.size > MOST_TABLE:
             raise BadInput(
                 f"a {self.graph} of {self.size} cells has 2^{self.size} states, too many to know its law: type "
-                f"--size {MOST_TABLE} or less, or --graph path with up to {MOST_PATH}."
+                f"--size {MOST_TABLE} or less, or --graph path or ring with up to {MOST_PATH}."
             )
         return self._law(self.coupling)
 

@@ -10,7 +10,7 @@ from remask.core.conditional import Visible
 from remask.core.errors import BadInput
 from remask.core.sampler import sample
 from remask.core.stream import Stream
-from remask.lab.chains import Chain, ising_path, markov
+from remask.lab.chains import Chain, ising_grid, ising_path, ising_ring, markov
 from remask.lab.laws import Law, hidden_markov, ising, markov_chain
 from remask.samplers.first_hitting import FirstHitting
 from tests.oracle import surprise
@@ -23,6 +23,10 @@ PAIRS = {
     "hidden markov": (Chain(START, STEP, SHOWS, 5), hidden_markov(START, STEP, SHOWS, 5)),
     "markov": (markov(START, STEP, 5), markov_chain(START, STEP, 5)),
     "ising path": (ising_path(7, 0.6, 0.2), ising(7, 0.6, 0.2, "path")),
+    "ising ring": (ising_ring(6, 0.6, 0.2), ising(6, 0.6, 0.2, "ring")),
+    "ring of two": (ising_ring(2, 0.6, 0.2), ising(2, 0.6, 0.2, "ring")),
+    "ising grid": (ising_grid(2, 3, 0.5, -0.2), ising(6, 0.5, -0.2, "grid")),
+    "square": (ising_grid(3, 3, 0.4, 0.1), ising(9, 0.4, 0.1, "grid")),
     "one cell": (ising_path(1, 0.6, 0.2), ising(1, 0.6, 0.2, "path")),
 }
 every_pair = pytest.mark.parametrize(("chain", "law"), PAIRS.values(), ids=PAIRS)
@@ -89,6 +93,8 @@ def test_samplers_write_chains():
         lambda: Chain(START, STEP * 0.9, SHOWS, 3),
         lambda: Chain(START, STEP, -SHOWS, 3),
         lambda: ising_path(4, math.inf),
+        lambda: ising_ring(5, math.nan),
+        lambda: ising_grid(9, 9, 0.1),
     ],
 )
 def test_chains_that_cannot_be(make):
