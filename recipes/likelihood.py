@@ -45,7 +45,7 @@ from remask.data.tokenizers import encode
 from remask.metrics.nelbo import ESTIMATORS, draws_of_rows
 from remask.nets.hf import HuggingFaceNet
 from remask.train.checkpoint import Checkpoint, load
-from remask.train.run import spread
+from remask.train.texts import spread
 
 QUARTERS = 4
 

@@ -57,7 +57,7 @@ from remask.train.api import train as remask_train
 from remask.train.checkpoint import Checkpoint, load
 from remask.train.features import features
 from remask.train.opening import Opened, open_any
-from remask.train.run import spread
+from remask.train.texts import spread
 
 QUARTERS = 4  # of the mask rates: draw q of 4 lies in the q-th
 EVALUATION_SEED = 1000  # of the masks of all final figures

@@ -16,6 +16,7 @@ FLOORS = [
     ("core",),
     ("nets", "data"),
     ("objectives", "samplers", "decoders", "metrics"),
+    ("translate",),
     ("train", "report"),
     ("lab", "bench"),
     ("cli", "serve"),

@@ -44,8 +44,20 @@ def main(arguments: list[str]) -> int:
     return _train(name, rooms, values, "remask train " + shlex.join(arguments))
 
 
+def sizes(notes: dict[str, Any]) -> str:
+    """How much text there is, of a corpus's notes."""
+    train, valid = notes["train"], notes["valid"]
+    if "kept" not in train:
+        return f"{train['tokens']:,} tokens of training text, {valid['tokens']:,} held out"
+    gone = [f"{n:,} {reason.replace('_', ' ')}" for reason, n in train["dropped"].items() if n]
+    dropped = f" ({', '.join(gone)} left out)" if gone else ""
+    return f"{train['kept']:,} pairs to learn from{dropped}, {valid['kept']:,} held out"
+
+
 def _next(result: Any) -> str:
     place = shlex.quote(str(result.path))
+    if hasattr(result.net, "read"):
+        return f"remask translate {place} --data FILE"
     if hasattr(result.net, "discriminator"):
         return f"remask export {place} --part discriminator --out DIR, or remask finetune {place}"
     return f"remask sample {place}"
@@ -65,11 +77,7 @@ def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: st
         if rank() > 0:  # one of several processes speaks
             return
         if event == "corpus":
-            side = what["train"]
-            say(
-                f"{side['tokens']:,} tokens of training text, {what['valid']['tokens']:,} held out, "
-                f"{what['parameters']:,} parameters, text {what['fingerprint']}"
-            )
+            say(f"{sizes(what)}, {what['parameters']:,} parameters, text {what['fingerprint']}")
         if event == "remark":
             say(f"note: {what['text']}")
         if event == "resumed":

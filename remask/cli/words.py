@@ -19,6 +19,7 @@ WORDS = {
     "finetune": "teach a pretrained model to classify texts, pairs of texts, or to predict numbers",
     "sample": "write new text",
     "fill": "fill the blanks of a text",
+    "translate": "translate lines of text, or make a student's pairs",
     "score": "-log p of every line of a text",
     "evaluate": "weigh a model on a text, on minimal pairs, or by a linear probe",
     "windows": "cut labelled windows of DNA out of an annotated genome",

@@ -1,6 +1,6 @@
 """Net: tokens to hidden states to logits, with the head applied only where it is asked for.
 
-Shapes: B batch, L length, D width, V vocabulary, N cells, K candidates.
+Shapes: B batch, L length, S source length, D width, V vocabulary, N cells, K candidates, M longest target.
 """
 
 from __future__ import annotations
@@ -59,4 +59,33 @@ class Net(Protocol):
 
     def log_prob(self, hidden_at: Tensor, candidates: Tensor, ban: int | None = None) -> Tensor:
         """Log p of candidate ids, [N, D] and [N, K] -> [N, K]."""
+        ...
+
+
+class Reading(Net, Protocol):
+    """A Net that has closed over its sources: what an encoder-decoder is once it has read them."""
+
+    def rows(self, index: Tensor) -> Reading:
+        """Keep or repeat sources; `index`: int64 [B']."""
+        ...
+
+    def length_log_prob(self) -> Tensor:
+        """Log p of the targets' lengths 1..M, [B, M], float32."""
+        ...
+
+    def log_probs(self, hidden_at: Tensor, ban: int | None = None) -> Tensor:
+        """Log p of every id, [N, D] -> [N, V]."""
+        ...
+
+
+class EncoderDecoder(Protocol):
+    """A torch module that reads sources and answers about targets."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a target's cell sees nothing after it."""
+        ...
+
+    def read(self, source: Tensor, attend: Tensor) -> Reading:
+        """Encode sources once, [B, S] int64 and [B, S] bool (False = padding)."""
         ...

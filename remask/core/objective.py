@@ -1,6 +1,6 @@
 """Objective: what a net is taught. Corruption comes before the net, so that global counts precede the backward pass.
 
-Shapes: B batch, L length, K terms.
+Shapes: B batch, L length, S source length, K terms.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Batch(NamedTuple):
     slots: rows in the global batch (all devices, all accumulation steps): time is stratified over these.
     alphabet: what the ids mean.
     progress: share of the training that is done, in [0, 1]: mask rates may change with it.
+    source: [B, S] int64 where rows are targets of a source, padded with the alphabet's pad, as `tokens` then are.
     """
 
     tokens: Tensor
@@ -31,16 +32,23 @@ class Batch(NamedTuple):
     slots: int
     alphabet: Alphabet
     progress: float = 0.0
+    source: Tensor | None = None
 
     @classmethod
-    def of(cls, tokens: Tensor, alphabet: Alphabet, documents: Tensor | None = None) -> Batch:
+    def of(
+        cls, tokens: Tensor, alphabet: Alphabet, documents: Tensor | None = None, source: Tensor | None = None
+    ) -> Batch:
         """A whole global batch."""
         documents = torch.zeros_like(tokens) if documents is None else documents
-        return cls(tokens, documents, torch.arange(len(tokens), device=tokens.device), len(tokens), alphabet)
+        slot = torch.arange(len(tokens), device=tokens.device)
+        return cls(tokens, documents, slot, len(tokens), alphabet, source=source)
 
     def part(self, index: Tensor) -> Batch:
         """Some of its rows, as a part of the same global batch."""
-        return self._replace(tokens=self.tokens[index], documents=self.documents[index], slot=self.slot[index])
+        source = None if self.source is None else self.source[index]
+        return self._replace(
+            tokens=self.tokens[index], documents=self.documents[index], slot=self.slot[index], source=source
+        )
 
 
 class Question(NamedTuple):
@@ -54,6 +62,7 @@ class Question(NamedTuple):
     counts: [K] float64, what each term's total is a sum over.
     alphabet: what the ids mean.
     causal: whether rows are read left to right: a cell sees itself and what lies before it.
+    source: [B, S] int64, what rows are to be targets of, padded; None for text by itself.
     """
 
     tokens: Tensor
@@ -64,6 +73,7 @@ class Question(NamedTuple):
     counts: Tensor
     alphabet: Alphabet
     causal: bool = False
+    source: Tensor | None = None
 
     def part(self, rows: Tensor | slice) -> Question:
         """Some of its rows, with the counts of the whole."""
@@ -73,6 +83,7 @@ class Question(NamedTuple):
             at=self.at[rows],
             weight=self.weight[rows],
             documents=self.documents[rows],
+            source=None if self.source is None else self.source[rows],
         )
 
 

@@ -87,7 +87,7 @@ class Diagnose:
     def run(self) -> Findings:
         """One row for each number: measure, at (what setting), value, stderr, unit, n, lower_bound."""
         from remask.train.checkpoint import load
-        from remask.train.run import spread
+        from remask.train.texts import spread
 
         checkpoint = load(self.checkpoint)
         if self.length > checkpoint.length:

@@ -14,16 +14,17 @@ from remask.core.alphabet import Alphabet
 from remask.core.conditional import Visible
 from remask.core.errors import BadInput
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.reading import Reading
 
 
 @dataclass(frozen=True)
 class NetConditional:
-    """p(x_i | the visible rest) of a masked net.
+    """p(x_i | the visible rest) of a masked net, or of an encoder-decoder that has read its sources.
 
     documents: [B, L] int64 where rows hold several documents; attend: [B, L] bool, False = padding.
     """
 
-    net: HuggingFaceNet
+    net: HuggingFaceNet | Reading
     alphabet: Alphabet
     documents: Tensor | None = None
     attend: Tensor | None = None
@@ -45,10 +46,11 @@ class NetConditional:
 
     def rows(self, index: Tensor) -> NetConditional:
         """Some of the rows."""
-        if self.documents is None and self.attend is None:
+        if self.documents is None and self.attend is None and not isinstance(self.net, Reading):
             return self
         pick = [None if x is None else x[index] for x in (self.documents, self.attend)]
-        return NetConditional(self.net, self.alphabet, pick[0], pick[1], self.visible)
+        net = self.net.rows(index) if isinstance(self.net, Reading) else self.net
+        return NetConditional(net, self.alphabet, pick[0], pick[1], self.visible)
 
     def given(self, tokens: Tensor, upto: Tensor) -> NetConditional:
         """No cache: bidirectional states change with every token that falls."""

@@ -12,5 +12,10 @@ OBJECTIVES = Table(
         "d3pm": "remask.objectives.d3pm:D3PM",
         "sedd": "remask.objectives.sedd:SEDD",
         "autoregressive": "remask.objectives.autoregressive:Autoregressive",
+        "cmlm": "remask.objectives.cmlm:CMLM",
+        "padir": "remask.objectives.padir:PaDIR",
+        "axe": "remask.objectives.axe:AXE",
+        "sundae": "remask.objectives.sundae:SUNDAE",
+        "seq2seq": "remask.objectives.seq2seq:Seq2Seq",
     },
 )

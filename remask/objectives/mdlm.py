@@ -40,6 +40,7 @@ from remask.core.timesteps import Step, count_weights, draw_number, opened_count
 from remask.objectives.chunks import summed
 
 WEIGHTINGS = ("count", "elbo", "flat")
+LOW = (0.15, 0.30)  # the rates that --low-rates adds: where a small net learns most (docs/results.md)
 AGAIN = 1  # the step of the stream from which noise levels are drawn once more
 
 
@@ -118,6 +119,9 @@ class MDLM:
     """Copy what is visible; off: the net must also name every token of the whole text (a second forward pass)."""
     zero_masking: bool = True
     """Never predict the mask; off: the net's law holds it, and the bound charges for it."""
+    low_rates: float = 0.0
+    """Share of the rows that have 15 to 30 % of their cells masked, whatever the rest has; above 0 the loss is not the
+    bound (small nets learn sooner where much is visible). Weighting count only."""
 
     causal = False
     law = "upper bound"
@@ -130,11 +134,18 @@ class MDLM:
         check_timesteps(self.timesteps)
         if not 0 <= self.smallest_time < 1:
             raise BadInput(f"--smallest-time came as {self.smallest_time}: it must lie in [0, 1).")
+        if not 0 <= self.low_rates < 1:
+            raise BadInput(f"--low-rates came as {self.low_rates}: it must be a share of the rows in [0, 1).")
+        if self.low_rates and (self.weighting != "count" or self.timesteps is not None or not self.zero_masking):
+            raise BadInput(
+                "--low-rates came with another --weighting than count, with --timesteps or with --no-zero-masking, "
+                "which need every rate's own weight: type one of them."
+            )
 
     @property
     def bounds(self) -> bool:
         """Whether the loss is a bound on -log p per token."""
-        return self.weighting != "flat"
+        return self.weighting != "flat" and not self.low_rates
 
     def corrupt(self, batch: Batch, stream: Stream) -> Question:
         """Mask cells; `stream` has one seed a row."""
@@ -142,7 +153,7 @@ class MDLM:
         uniform = stream.uniform(0, Purpose.MASK, batch.tokens.shape[1])
         everywhere = torch.ones_like(batch.tokens, dtype=torch.bool)
         if self.weighting == "count":
-            count = (time * everywhere.shape[1]).long() + 1  # uniform on 1..L
+            count = (self._lowered(time) * everywhere.shape[1]).long() + 1  # uniform on 1..L, but for --low-rates
             at = exactly(uniform, everywhere, count)
             weight = self._count_weight(count, everywhere.shape[1])
         else:
@@ -151,6 +162,14 @@ class MDLM:
             weight = torch.ones_like(weight) if self.weighting == "flat" else weight
         counted = at.sum() if self.weighting == "flat" else at.numel()
         return ask(batch, at, weight, [counted] if self.carry_over else [counted, at.numel()])
+
+    def _lowered(self, time: Tensor) -> Tensor:
+        """Times in [0, 1) with a share of them moved to the low rates, and the others spread over all rates, [B]."""
+        if not self.low_rates:
+            return time
+        low, high = LOW
+        few = low + (high - low) * time / self.low_rates
+        return torch.where(time < self.low_rates, few, (time - self.low_rates) / (1 - self.low_rates))
 
     def _count_weight(self, count: Tensor, length: int) -> Tensor:
         if self.timesteps is None:

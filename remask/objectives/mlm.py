@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from remask.core.errors import BadInput
 from remask.core.net import Net
 from remask.core.objective import Batch, Loss, Question, Term
 from remask.core.stream import Purpose, Stream
+from remask.objectives.random_text import random_tokens
 
 Choose = Callable[["MLM", Batch, Tensor, Tensor, Stream], Tensor]
 
@@ -36,17 +36,6 @@ def share_of(among: Tensor, rate: float) -> Tensor:
     """How many cells of each row a rate means: rounded, at least one where there is any, [B] int64."""
     available = among.sum(1)
     return torch.minimum((rate * available).round().long().clamp(min=1), available)
-
-
-@cache
-def _text_ids(size: int, special: frozenset[int]) -> Tensor:
-    return torch.tensor([i for i in range(size) if i not in special])
-
-
-def random_tokens(batch: Batch, stream: Stream) -> Tensor:
-    """A uniformly random token of text for every cell, [B, L]."""
-    text = _text_ids(batch.alphabet.size, batch.alphabet.special).to(batch.tokens.device)
-    return text[(stream.uniform(0, Purpose.NOISE, batch.tokens.shape[1]) * len(text)).long()]
 
 
 def _tokens(objective: MLM, batch: Batch, among: Tensor, count: Tensor, stream: Stream) -> Tensor:

@@ -10,6 +10,7 @@ SAMPLERS = Table(
         "confidence": "remask.samplers.confidence:Confidence",
         "entropy_bound": "remask.samplers.entropy_bound:EntropyBound",
         "mask_predict": "remask.samplers.mask_predict:MaskPredict",
+        "padir": "remask.samplers.padir:PaDIR",
         "remdm": "remask.samplers.remdm:ReMDM",
         "p2": "remask.samplers.p2:PathPlanning",
         "sundae": "remask.samplers.sundae:Sundae",

@@ -56,7 +56,7 @@ class PathPlanning:
     def init(self, stream: Stream, canvas: Canvas, conditional: Conditional) -> State:
         """Nothing kept yet. Raises BadInput if nobody can judge a written token."""
         del stream
-        if conditional.visible is Visible.NONE and not _planned(conditional):
+        if conditional.visible is Visible.NONE and not asked_planner(conditional):
             raise BadInput(
                 "path planning came with a conditional that says nothing of written tokens: give it one that does, or "
                 "a planner (remask.nets.planner.WithPlanner)."
@@ -74,9 +74,9 @@ class PathPlanning:
         cells, unknown = masked(state, conditional), ~state.frozen
         size = unknown.sum(1)
         stay = self.masks(state.step + 1, size)
-        planned = _planned(conditional)
+        planned = asked_planner(conditional)
         draft = self._draft(stream, state, conditional, cells, cells if planned else unknown)
-        score, asked = _judge(conditional, draft.tokens, stay > 0) if planned else _own(draft)
+        score, asked = judge(conditional, draft.tokens, stay > 0) if planned else _own(draft)
         # an ulp up: of equal scores the written cell stays, and eta = 0 is never, however sure a candidate is
         seasoned = torch.nextafter(self.eta * score, torch.full_like(score, torch.inf))
         kept = best(torch.where(cells, score, seasoned), unknown, size - stay)
@@ -95,7 +95,7 @@ class PathPlanning:
         return Proposal(at, log_prob, tokens, calls)
 
 
-def _planned(conditional: Any) -> bool:
+def asked_planner(conditional: Any) -> bool:
     """Whether the conditional has a planner; BadInput where a wrapper around it would hide it."""
     found, beneath = getattr(conditional, "plan", None) is not None, conditional
     while not found and isinstance(beneath, Wrapper):
@@ -110,7 +110,7 @@ def _own(draft: Proposal) -> tuple[Tensor, Tensor]:
     return draft.spread(draft.written.clamp(min=LOWEST), 0.0), torch.zeros_like(draft.calls)
 
 
-def _judge(conditional: Conditional, tokens: Tensor, needed: Tensor) -> tuple[Tensor, Tensor]:
+def judge(conditional: Conditional, tokens: Tensor, needed: Tensor) -> tuple[Tensor, Tensor]:
     """The planner's scores [B, L] of the rows `needed` [B], and the calls [B]: where all is kept nobody is asked."""
     score = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
     index = torch.nonzero(needed)[:, 0]

@@ -22,13 +22,13 @@ from safetensors import SafetensorError
 from remask.core.alphabet import Alphabet
 from remask.core.conditional import Conditional
 from remask.core.errors import BadCheckpoint, BadInput, SaveFailed
+from remask.nets.configs import WEIGHTS, check_attention, check_family, check_weights, read_config
 from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.pair import GENERATOR, RAW, Pair
 
 FACTS = "remask.json"
 STAGING = ".staging"
-WEIGHTS = "model.safetensors"
 STATE = ("trainer_state.json", "optimizer.pt", "scheduler.pt", FACTS)
 
 
@@ -77,47 +77,12 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The config.json of a checkpoint; BadCheckpoint when the directory has none or a broken one."""
-    path = Path(path)
-    if not path.is_dir():
-        raise BadCheckpoint(f"there is no checkpoint directory at {path}: type the directory that --out named.")
-    file = path / "config.json"
-    if not file.is_file():
-        raise BadCheckpoint(
-            f"{path} holds no config.json, so it is not a checkpoint: type the directory of a finished run."
-        )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-            raise ValueError("no model_type in it")
-    except (ValueError, OSError, RecursionError) as error:
-        raise BadCheckpoint(f"{file} is damaged ({error}): restore it, or train again into another --out.") from error
-    return config
-
-
 def safe_config(path: str | Path) -> dict[str, Any]:
     """The config of a directory that can be opened without running code from it; BadCheckpoint for any other."""
-    from remask.nets import heads
-
     config = read_config(path)
-    family = config["model_type"]
-    if family not in heads.FAMILIES:
-        raise BadCheckpoint(f"{path} is a '{family}' model: remask opens {', '.join(heads.FAMILIES)}.")
-    if config.get("is_decoder"):
-        raise BadCheckpoint(
-            f"{path} says is_decoder in its config.json, so it sees no text to the right: type another."
-        )
-    attention = config.get("attn_implementation") or config.get("_attn_implementation")
-    if "/" in str(attention):  # transformers would fetch that kernel and run it
-        raise BadCheckpoint(
-            f"{path} asks for attention code from the hub ({attention}): remask runs no code that a checkpoint names; "
-            "delete attn_implementation from its config.json."
-        )
-    if not (Path(path) / WEIGHTS).is_file() and not (Path(path) / f"{WEIGHTS}.index.json").is_file():
-        raise BadCheckpoint(
-            f"{path} holds no {WEIGHTS}: remask reads safetensors only, since other formats can run code."
-        )
+    check_family(config, path)
+    check_attention(config, path)
+    check_weights(path)
     return config
 
 

@@ -19,7 +19,7 @@ from remask.train.history import History
 from remask.train.settings import Training
 
 AVERAGE = "average.safetensors"
-HEADLINES = ("bits_per_byte", "detection_auc", "replace_mlm_nats", "all_tokens_mlm_nats")  # what a line shows
+HEADLINES = ("bits_per_byte", "bleu", "detection_auc", "replace_mlm_nats", "all_tokens_mlm_nats")  # what a line shows
 LOSSES = 10  # steps whose losses make one point of the curve
 Watch = Callable[[dict[str, Any]], None]
 
@@ -111,7 +111,7 @@ class Clock(TrainerCallback):
         history: History,
         evaluate: Callable[[], dict[str, Estimate]],
         watch: Watch,
-        tokens_per_step: int,
+        tokens_per_step: float,
     ):
         self.budget, self.settings, self.history = budget, settings, history
         self.evaluate, self.watch, self.tokens_per_step = evaluate, watch, tokens_per_step

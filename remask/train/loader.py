@@ -55,13 +55,21 @@ class Loader:
         """Rows of one optimizer step over all devices."""
         return self.batch * self.accumulate * self.ranks
 
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens that a step learns from."""
+        return self.slots * self.rows.tokens.shape[1]
+
     def step(self, number: int) -> list[Part]:
         """The parts of optimizer step `number` that belong to this rank."""
         index = torch.as_tensor(self.order.take(number * self.slots, self.slots))
         batch = Batch.of(self.rows.tokens[index], self.alphabet, self.rows.documents[index])
         batch = batch._replace(progress=min(self.progress(number), 1.0))
         stream = Stream.of(self.seed, batch.slot).child(number)
-        question = self.objective.corrupt(batch, stream)
+        return self._cut(self.objective.corrupt(batch, stream), stream)
+
+    def _cut(self, question: Question, stream: Stream) -> list[Part]:
+        """The rows of a question of the whole step that belong to this rank, a part for each turn."""
         parts = []
         for turn in range(self.accumulate):
             first = (turn * self.ranks + self.rank) * self.batch

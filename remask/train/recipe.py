@@ -16,11 +16,11 @@ class Text:
     data: tuple[str, ...] = ("embedded",)
     """Texts: files (.txt .jsonl .parquet .fasta, also .gz), folders, hf:DATASET, or 'embedded' (ships with Python)."""
     valid: tuple[str, ...] = ()
-    """Texts to judge by; default: a tenth of the data is held out by document."""
+    """Texts (or pairs) to judge by; default: a tenth of the data is held out by document."""
     tokenizer: str | None = None
     """bpe:SIZE, byte, character, dna, dna:K or a Hugging Face tokenizer directory; default: bpe:4096, or --init's."""
     length: int = 128
-    """Tokens in a row."""
+    """Tokens in a row; of pairs, in the longest source or target, its end token too."""
     column: str = "text"
     """Field of JSONL, Parquet and hub records that holds the text."""
     document: str = "file"
@@ -31,6 +31,10 @@ class Text:
     """Share of the characters that is held out when there is no --valid."""
     reverse_complement: bool = False
     """Add every training document's reverse complement (DNA)."""
+    pairs: tuple[str, ...] = ()
+    """Sources and targets instead (cmlm, padir, axe, sundae, seq2seq): TSV files, or two files of aligned lines."""
+    columns: str = "source,target"
+    """What the columns of --pairs (or its two files) are, in order: source, target, or another name for neither."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,12 @@ class Start:
     """Share of training at which --open-heads begins; default: 0.3."""
     open_until: float | None = None
     """Share of training at which --open-heads is done; default: 0.8."""
+    init_parts: str = "both"
+    """What of an encoder-decoder a masked LM as --init begins: both, encoder, decoder or none (its shape alone)."""
+    length_head: str = "both"
+    """How a parallel decoder tells its target's length: classifier, affine (in the source's), or both together."""
+    dropout: float = 0.1
+    """Dropout of fresh encoder-decoders."""
 
     def __post_init__(self) -> None:
         if self.time_conditioning and (self.init is not None or self.open_heads):

@@ -19,18 +19,11 @@ from typing import Any, NamedTuple
 import torch
 
 import remask
-from remask.core.errors import BadCheckpoint, BadData, BadInput, UnknownName
+from remask.core.errors import BadData, BadInput, UnknownName
 from remask.core.metric import Estimate
-from remask.core.objective import Batch
-from remask.core.stream import Stream
-from remask.data.corpus import Corpus, prepare
+from remask.data.corpus import Corpus
 from remask.data.tokenizers import alphabet as alphabet_of
-from remask.data.tokenizers import load as load_tokenizer
 from remask.nets import encoder
-from remask.nets.convert import as_language_model
-from remask.nets.detector import Detector
-from remask.nets.hf import HuggingFaceNet
-from remask.nets.pair import Pair
 from remask.objectives import OBJECTIVES
 from remask.objectives.causal_first import CausalFirst
 from remask.train import checkpoint
@@ -40,15 +33,11 @@ from remask.train.history import History
 from remask.train.hooks import Average, Clock, Opening, Turn, Watch
 from remask.train.hub import locate
 from remask.train.learner import Learner
-from remask.train.loader import Loader
-from remask.train.opening import open_trunk
+from remask.train.material import Material, gather
 from remask.train.recipe import Recipe, Start, Text
 from remask.train.settings import Training
-from remask.train.stages import check_opening, has_read, opened_at, reading_share
-from remask.train.weighing import judge
-
-CURVE_ROWS = 64  # held-out rows weighed along the way; the final figure uses all of them
-FINAL_DRAWS, FINAL_WORK = 8, 4096  # masks per row in the last weighing, fewer where there are many rows
+from remask.train.stages import has_read, opened_at, reading_share
+from remask.train.texts import corpus_of
 
 
 class Result(NamedTuple):
@@ -56,8 +45,8 @@ class Result(NamedTuple):
 
     path: Path
     metrics: dict[str, Estimate]
-    corpus: Corpus
-    net: HuggingFaceNet | Pair
+    corpus: Any
+    net: Any
     facts: dict[str, Any]
 
 
@@ -75,81 +64,6 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _net(recipe: Recipe, tokenizer: Any, objective: Any) -> HuggingFaceNet | Pair:
-    start, length, seed = recipe.start, recipe.text.length, recipe.training.seed
-    net: HuggingFaceNet | Detector
-    if start.init is None:
-        directional = True if start.open_heads else start.directional_heads
-        if directional is None and not objective.writes:  # plain transformers must open what an encoder leaves
-            directional = False
-        net = encoder.build(
-            start.net,
-            alphabet_of(tokenizer),
-            length,
-            causal=objective.causal,
-            directional_heads=directional,
-            time_conditioning=start.time_conditioning,
-            seed=seed,
-        )
-    elif objective.writes:
-        net = checkpoint.load_net(locate(start.init), causal=objective.causal)
-    else:
-        net = open_trunk(locate(start.init), seed)
-        if net.causal:
-            raise BadCheckpoint(f"{start.init} is a causal model and this objective needs a masked one: type another.")
-    if length > net.length:
-        raise BadInput(f"--length {length} is beyond the {net.length} that {start.init} can read: type a smaller one.")
-    if start.open_heads:
-        check_opening(start, objective, net)
-    if start.time_conditioning and net.causal:
-        raise BadInput("--time-conditioning came for a causal net, which never sees a mask: leave it out.")
-    if start.causal_first and (net.causal or "modernbert" not in net.family or hasattr(objective, "furnish")):
-        raise BadInput(
-            "--causal-first came, but only one masked net of the ModernBERT kind can read left to right: leave it out, "
-            "or type another --init or objective."
-        )
-    if hasattr(objective, "furnish"):
-        return objective.furnish(net, seed=seed, generator=_generator(objective.generator, tokenizer, length))
-    return as_language_model(net, seed)
-
-
-def _generator(name: str | None, tokenizer: Any, length: int) -> HuggingFaceNet | None:
-    """The generator that a flag names, which must read the same ids."""
-    if name is None:
-        return None
-    path = locate(name)
-    net = checkpoint.load_net(path, causal=False)
-    theirs, ours = load_tokenizer(path).get_vocab(), tokenizer.get_vocab()
-    if theirs != ours:
-        raise BadInput(
-            f"the generator {name} reads another vocabulary ({len(theirs)} tokens) than the discriminator "
-            f"({len(ours)}): type --tokenizer {name}, or another --generator."
-        )
-    if length > net.length:
-        raise BadInput(f"--length {length} is beyond the {net.length} that {name} can read: type a smaller one.")
-    return net
-
-
-def _corpus(recipe: Recipe, found: Path | None) -> Corpus:
-    """The text, with the tokenizer of a checkpoint where there is one."""
-    text = recipe.text
-    init = None if recipe.start.init is None else locate(recipe.start.init)
-    tokenizer = str(found) if found is not None else text.tokenizer or init or "bpe:4096"
-    unique = "embedded" in text.data if text.unique is None else text.unique
-    return prepare(
-        text.data,
-        valid=text.valid,
-        tokenizer=tokenizer,
-        length=text.length,
-        share=text.held_out,
-        seed=recipe.training.seed,
-        column=text.column,
-        document=text.document,
-        unique=unique,
-        reverse_complement=text.reverse_complement,
-    )
-
-
 def again(facts: dict[str, Any], run: str | Path) -> Corpus:
     """The text of a finished run, read anew; BadData when it has changed."""
     recipe = facts["recipe"]
@@ -157,12 +71,12 @@ def again(facts: dict[str, Any], run: str | Path) -> Corpus:
     plan = Recipe(
         recipe["objective"], Training(**recipe["training"]), Text(**text), Start(**recipe["start"]), recipe["fields"]
     )
-    corpus = _corpus(plan, Path(run))
+    corpus = corpus_of(plan, Path(run))
     _check_text(facts, corpus)
     return corpus
 
 
-def _facts(recipe: Recipe, corpus: Corpus, alphabet: Any, net: HuggingFaceNet | Pair) -> dict[str, Any]:
+def _facts(recipe: Recipe, corpus: Any, alphabet: Any, net: Any) -> dict[str, Any]:
     import transformers
 
     return {
@@ -215,10 +129,10 @@ def train(
     if resume:
         claim(out, _plain(recipe), resume, overwrite)
     found = checkpoint.newest(run) if resume else None
-    corpus = _corpus(recipe, found)
-    net = _net(recipe, corpus.tokenizer, objective)
+    material = gather(recipe, objective, found)
+    corpus, net = material.corpus, material.net(objective)
     alphabet = alphabet_of(corpus.tokenizer, net.vocabulary)
-    _ask(objective, corpus, alphabet)
+    material.ask(objective, alphabet)
     if not resume and rank() == 0:  # only now: a bad text or checkpoint must not cost an old run
         claim(out, _plain(recipe), resume, overwrite)
     facts = {**_facts(recipe, corpus, alphabet, net), "command": command}
@@ -232,14 +146,7 @@ def train(
         if has_read(before):  # and will not again, even if more --steps came
             recipe = replace(recipe, start=replace(recipe.start, causal_first=0.0))
             facts = {**facts, "recipe": _plain(recipe)}
-    return _fit(recipe, run, objective, net, corpus, alphabet, facts, found, watch, told)
-
-
-def _ask(objective: Any, corpus: Corpus, alphabet: Any) -> None:
-    """Ask about one row, and forget it: some flags fit no text, and only the question knows."""
-    rows = corpus.train
-    batch = Batch.of(rows.tokens[:1], alphabet, rows.documents[:1])
-    objective.corrupt(batch, Stream.of(0, batch.slot))
+    return _fit(recipe, run, objective, net, material, alphabet, facts, found, watch, told)
 
 
 def _remarks(recipe: Recipe, objective: Any) -> tuple[str, ...]:
@@ -260,7 +167,7 @@ def _remarks(recipe: Recipe, objective: Any) -> tuple[str, ...]:
     )
 
 
-def _check_same(facts: dict[str, Any], corpus: Corpus) -> None:
+def _check_same(facts: dict[str, Any], corpus: Any) -> None:
     _check_text(facts, corpus)
     if facts["processes"] != processes():
         raise BadInput(
@@ -269,7 +176,7 @@ def _check_same(facts: dict[str, Any], corpus: Corpus) -> None:
         )
 
 
-def _check_text(facts: dict[str, Any], corpus: Corpus) -> None:
+def _check_text(facts: dict[str, Any], corpus: Any) -> None:
     before = facts["data"]["fingerprint"]
     if before != corpus.fingerprint:
         raise BadData(
@@ -282,8 +189,8 @@ def _fit(
     recipe: Recipe,
     run: Path,
     objective: Any,
-    net: HuggingFaceNet | Pair,
-    corpus: Corpus,
+    net: Any,
+    material: Material,
     alphabet: Any,
     facts: dict[str, Any],
     found: Path | None,
@@ -298,26 +205,22 @@ def _fit(
     history = History(run, resume_step, writes=rank() == 0)
     assert recipe.start.causal_first is not None
     taught = CausalFirst(objective, recipe.start.causal_first) if recipe.start.causal_first else objective
-    loader = Loader(
+    loader = material.loader(
         taught,
-        corpus.train,
         alphabet,
-        batch=settings.batch,
-        accumulate=settings.accumulate,
-        seed=settings.seed,
-        rank=rank(),
-        ranks=processes(),
-        progress=lambda step: budget.progress if settings.steps is None else step / settings.steps,
+        rank(),
+        processes(),
+        lambda step: budget.progress if settings.steps is None else step / settings.steps,
     )
+    corpus = material.corpus
     average = Average(net, settings.ema) if settings.ema > 0 else None
-    few = corpus.valid.select(spread(len(corpus.valid.tokens), CURVE_ROWS))
     clock = Clock(
         budget,
         settings,
         history,
-        lambda: judge(objective, net, alphabet, few, draws=2, seed=settings.seed),
+        lambda: material.judge(objective, net, alphabet, final=False),
         watch,
-        loader.slots * recipe.text.length,
+        loader.tokens_per_step,
     )
     turns: list[Any] = [Turn(objective.turn, net, budget)] if hasattr(objective, "turn") else []
     opening = Opening(net, budget, *recipe.start.opening)
@@ -349,17 +252,10 @@ def _fit(
         average.swap()
     if recipe.start.open_heads:
         opening.turn(budget.progress)
-    draws = max(1, min(FINAL_DRAWS, FINAL_WORK // len(corpus.valid.tokens)))
-    metrics = judge(objective, net, alphabet, corpus.valid, draws=draws, seed=settings.seed)
+    metrics = material.judge(objective, net, alphabet, final=True)
     history.bound(budget.step, trainer.record()["tokens"], budget.seconds, metrics)
     facts = {**trainer.record(), "metrics": {name: e.json() for name, e in metrics.items()}}
     if rank() == 0:
         checkpoint.publish(run, net, corpus.tokenizer, facts)
     trainer.accelerator.wait_for_everyone()  # whoever opens the directory next finds it whole
     return Result(run, metrics, corpus, net.eval().cpu(), facts)
-
-
-def spread(rows: int, wanted: int) -> list[int]:
-    """At most `wanted` row numbers, evenly spread."""
-    wanted = min(rows, wanted)
-    return sorted({round(i * (rows - 1) / max(wanted - 1, 1)) for i in range(wanted)})

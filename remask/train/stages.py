@@ -36,6 +36,8 @@ def reading_share(start: Start, objective: Any) -> float:
     """The share of training in which the net reads left to right."""
     if start.causal_first is not None:
         return start.causal_first
+    if getattr(objective, "pairs", False):
+        return 0.0
     size = encoder.SIZES[start.net]
     small = start.init is None and size.directional and start.directional_heads is not False
     return READING if small and objective.writes and not objective.causal else 0.0

@@ -156,7 +156,7 @@ class MaskedTrainer(Trainer):
     def record(self) -> dict[str, Any]:
         """The facts of this moment."""
         step = self.budget.step
-        tokens = step * self.loader.slots * self.loader.rows.tokens.shape[1]
+        tokens = round(step * self.loader.tokens_per_step)
         spent = {"step": step, "tokens": tokens, "seconds": round(self.budget.seconds, 3)}
         return {**self.facts, **spent, "processes": self.args.world_size}
 

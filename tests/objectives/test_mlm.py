@@ -9,7 +9,7 @@ from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput
 from remask.core.objective import Batch
 from remask.core.stream import Purpose, Stream
-from remask.objectives.mlm import MLM, random_tokens, text_cells
+from remask.objectives.mlm import MLM, text_cells
 from tests.core.test_choose import spans_slowly, words_slowly
 from tests.oracle import LAWS, LawNet, masked_net, surprise
 
@@ -135,17 +135,6 @@ def test_nothing_but_masks():
     assert torch.equal(asked.tokens == MASK, asked.at)
     everything = MLM(random=1.0, keep=0.0).corrupt(batch_of(50), Stream.of(0, 50))
     assert not (everything.tokens == MASK).any()
-
-
-def test_random_tokens_are_any_text_alike_and_nothing_else():
-    batch = batch_of(500)
-    tokens = random_tokens(batch, Stream.of(0, 500))
-    counts = torch.bincount(tokens.flatten(), minlength=SIZE)
-    law = torch.zeros(SIZE)
-    law[TEXT] = 1
-    assert abs(surprise(counts, law)) < 4
-    planted = torch.bincount((tokens * 0.97).long().flatten(), minlength=SIZE)
-    assert surprise(planted, law) > 10
 
 
 def test_what_is_shown_is_independent_of_which_and_of_the_token():

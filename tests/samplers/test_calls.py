@@ -22,6 +22,7 @@ DOCUMENTED = {  # least and most, for n >= 1
     "confidence": lambda n: (n.clamp(max=STEPS), n.clamp(max=STEPS)),
     "entropy_bound": lambda n: (torch.ones_like(n), n),
     "mask_predict": lambda n: (n * 0 + STEPS, n * 0 + STEPS),
+    "padir": lambda n: (n * 0 + 2, n * 0 + 2),  # the oracles have seen the tokens: the second pass gives back the first
     "remdm": lambda n: (torch.ones_like(n), n * 0 + STEPS),
     "p2": lambda n: (kept_at(n), kept_at(n)),
     "sundae": lambda n: (n * 0 + STEPS, n * 0 + STEPS),

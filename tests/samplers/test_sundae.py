@@ -20,7 +20,9 @@ from remask.samplers.sundae import Sundae, random_text
 from tests import conformance
 from tests.conformance import FEW_STEPS, SAMPLER_CHECKS, mixed_canvas
 from tests.oracle import LAWS, Oracle, Watched, noise_floor, random_table, surprise, total_variation
+from tests.samplers.chains import marginals
 from tests.samplers.test_p2 import left_out
+from tests.samplers.test_rejecters import Told
 
 
 class NoisyChannel(Oracle):
@@ -37,9 +39,8 @@ class NoisyChannel(Oracle):
 
     def _log_prob(self, tokens, cells):
         same = tokens[:, None] == self.states
-        said = torch.where(
-            (tokens == self.alphabet.mask)[:, None], 1.0, same * (1 - self.noise) + self.noise / self.symbols
-        )
+        said = same * (1 - self.noise) + self.noise / self.symbols
+        said = torch.where((tokens == self.alphabet.mask)[:, None], 1.0, said)
         clean = self.joint * said.double().prod(2)  # [B, S]
         clean = clean / clean.sum(1, keepdim=True)
         is_id = (self.states[:, :, None] == torch.arange(self.alphabet.size)).double()  # [S, L, V]
@@ -68,27 +69,27 @@ def transitions(conditional, share):
     return matrix
 
 
-def after(conditional, share, steps):
-    """The law after so many steps from uniform text."""
-    start = torch.full((len(conditional.states),), 1 / len(conditional.states), dtype=torch.float64)
-    return start @ torch.linalg.matrix_power(transitions(conditional, share), steps)
+def after(conditional, share, steps, start="random"):
+    """The law after so many steps from uniform text, or from masks, which the first step fills."""
+    law = torch.full((len(conditional.states),), 1 / len(conditional.states), dtype=torch.float64)
+    law, steps = (law, steps) if start == "random" else (marginals(conditional), steps - 1)
+    return law @ torch.linalg.matrix_power(transitions(conditional, share), steps)
 
 
 def drawn(sampler, conditional, rows, seed=0):
-    tokens = sample(
-        sampler, conditional, blank(rows, conditional.length, conditional.alphabet), Stream.of(seed, rows)
-    ).tokens
+    canvas = blank(rows, conditional.length, conditional.alphabet)
+    tokens = sample(sampler, conditional, canvas, Stream.of(seed, rows)).tokens
     return torch.bincount(conditional.number(tokens), minlength=len(conditional.states))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("kind", [NoisyChannel, left_out])
-def test_the_law_after_every_step_is_that_of_the_chain(kind, steps, share):
+@pytest.mark.parametrize(("kind", "start"), [(NoisyChannel, "random"), (left_out, "random"), (NoisyChannel, "mask")])
+def test_the_law_after_every_step_is_that_of_the_chain(kind, start, steps, share):
     conditional = kind(THREE)
-    law = after(conditional, share, steps)
+    law = after(conditional, share, steps, start)
     assert float(law.sum()) == pytest.approx(1)
-    assert surprise(drawn(Sundae(steps, share), conditional, 4000, steps), law) < 4
+    assert surprise(drawn(Sundae(steps, share, start=start), conditional, 4000, steps), law) < 4
 
 
 @pytest.mark.parametrize(("share", "steps"), [(0.3, 35), (1.0, 15)])
@@ -132,8 +133,7 @@ class SameNumbers(Sundae):
     def init(self, stream, canvas, conditional):
         state = super().init(stream, canvas, conditional)
         uniform = stream.uniform(0, Purpose.WHERE, canvas.tokens.shape[1])
-        ids = conditional.ids
-        return state._replace(tokens=ids[(uniform * len(ids)).long()])
+        return state._replace(tokens=conditional.ids[(uniform * len(conditional.ids)).long()])
 
 
 @pytest.mark.parametrize("twin", [EmptySteps, SameNumbers])
@@ -190,6 +190,18 @@ def test_a_call_a_step(steps):
     assert torch.equal(told, steps * canvas.unknown.any(1).long())
     assert torch.equal(told, watched.ledger.calls)
     assert oracle.length == 4
+
+
+def test_from_min_steps_on_a_row_that_a_step_leaves_alone_ends():
+    """Not before, however still it is; and what a row did until then is what it does without."""
+    oracle, canvas, stream = NOISY["random_table"], blank(60, 4, NOISY["random_table"].alphabet), Stream.of(0, 60)
+    texts = torch.stack([state.tokens for state, _ in run(Sundae(12, 0.4), oracle, canvas, stream)])
+    alone = torch.cat([torch.zeros(1, 60).bool(), (texts[1:] == texts[:-1]).all(2)])
+    alone[:3], alone[-1] = False, True
+    *_, (state, _) = run(Sundae(12, 0.4, min_steps=4), oracle, canvas, stream)
+    assert torch.equal(state.step, alone.long().argmax(0) + 1)
+    assert torch.equal(state.tokens, texts[state.step - 1, torch.arange(60)])
+    assert len(state.step.unique()) > 3
 
 
 def test_a_conditional_must_say_something_of_visible_tokens():
@@ -272,29 +284,6 @@ def test_unrolled_canvases_and_calls_are_those_of_the_plain_rewriting(share, ste
     assert saved > 0 or steps == 1
 
 
-class Told:
-    """Two cells of symbols 0, 1: the best token of each and its probability, for every text."""
-
-    alphabet = Alphabet(3, 2, None, None, frozenset({2}))
-    visible = Visible.DENOISE
-
-    def __init__(self, says):
-        self.says = says
-
-    def __call__(self, tokens, at):
-        answers = torch.zeros(*tokens.shape, 3, dtype=torch.float64)
-        for row, text in enumerate(tokens.tolist()):
-            for cell, (best, p) in enumerate(self.says[tuple(text)]):
-                answers[row, cell, best], answers[row, cell, 1 - best] = p, 1 - p
-        return answers.log()[at]
-
-    def rows(self, index):
-        return self
-
-    def given(self, tokens, upto):
-        return self
-
-
 def _noisy(net):
     """A seed whose noise is (1, 1)."""
     return next(seed for seed in range(99) if random_text(Stream.of(seed, 1), 2, net.alphabet).tolist() == [[1, 1]])
@@ -351,10 +340,13 @@ def test_unrolled_and_greedy_agree_where_all_cells_wait():
 # ---- contract and bad fields -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", [Sundae(FEW_STEPS, unrolled=True), Sundae(FEW_STEPS, 1.0, draw=Greedy())], ids=repr)
+VARIANTS = [{"unrolled": True}, {"share": 1.0, "draw": Greedy()}, {"start": "mask", "min_steps": 2}]
+
+
+@pytest.mark.parametrize("fields", VARIANTS, ids=["unrolled", "greedy", "masked"])
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)
-def test_the_contract_holds_unrolled_and_greedy(check, sampler):
-    check(sampler, NOISY["markov_chain"])
+def test_the_contract_holds_for_the_variants(check, fields):
+    check(Sundae(FEW_STEPS, **fields), NOISY["markov_chain"])
 
 
 @dataclass(frozen=True)
@@ -372,20 +364,18 @@ def test_noise_in_a_given_cell_is_caught():
         conformance.check_frozen(NoiseEverywhere(4), NOISY["markov_chain"])
 
 
-def test_what_it_promises():
-    assert Sundae().law is Law.HEURISTIC
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
         *({"steps": steps} for steps in (0, -1, 1_000_001)),
         *({"share": share} for share in (0.0, -0.5, 1.5, math.nan)),
+        *({"start": "noise"}, {"min_steps": -1}),
         {"unrolled": True, "draw": EvenSum()},
     ],
     ids=str,
 )
 def test_fields_that_make_no_sense(wrong):
+    assert Sundae().law is Law.HEURISTIC
     with pytest.raises(BadInput, match="type --"):
         Sundae(**wrong)
 
@@ -394,7 +384,5 @@ def test_text_that_unknown_cells_held_is_gone():
     oracle = NOISY["random_table"]
     blanked, tokens = blank(20, 4, oracle.alphabet), oracle.sample(20, 0)
     written = Canvas(tokens, torch.zeros_like(tokens, dtype=torch.bool))
-    stream = Stream.of(0, 20)
-    assert torch.equal(
-        sample(Sundae(3), oracle, written, stream).tokens, sample(Sundae(3), oracle, blanked, stream).tokens
-    )
+    one, other = (sample(Sundae(3), oracle, canvas, Stream.of(0, 20)).tokens for canvas in (written, blanked))
+    assert torch.equal(one, other)

@@ -34,7 +34,7 @@ def same(a, b):
     """Whether two values hold the same numbers."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
-    if isinstance(a, Alphabet | bool):
+    if isinstance(a, Alphabet | bool | None):
         return a == b
     leaves = vars(a).values() if hasattr(a, "__dataclass_fields__") else a
     others = vars(b).values() if hasattr(b, "__dataclass_fields__") else b
