@@ -220,11 +220,11 @@ def figure(found: Found, path: Path) -> None:
     low, high = min(levels), max(levels)
     axes.set(xlabel="order k of the Markov model (bases)", ylabel="bits a base, held out", xticks=range(13))
     axes.set_ylim(low - 0.01, high + 0.05)
-    axes.set_title(
-        f"E. coli: higher orders leave the picture (k = 12: {per_base(found.markov['1 one strand'][-1]).value:.2f})"
-    )
+    axes.axhline(2.0, color="0.8", linewidth=0.8, zorder=0)
+    axes.annotate("guessing", (axes.get_xlim()[1], 2.0), ha="right", va="bottom", fontsize=8, color="0.5")
+    axes.set_title("E. coli, held-out bases (bands and bars: one standard error)")
     axes.title.set_fontsize(10)
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     part = path.with_name(f".{path.name}.part")
     sheet.savefig(part, format="png", dpi=130)
     part.replace(path)

@@ -53,7 +53,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "rates tilted": ("explored", "--rates", "tilted"),
     "bell weighed": ("explored", "--rates", "bell"),
     "bell": ("explored", "--rates", "bell_flat"),
-    "complementary pairs": ("explored", "--pairs"),
+    "complementary pairs": ("explored", "--complementary"),
     "causal first .2": ("explored", "--causal-share", "1", "--causal-until", "0.2"),
     "causal first .4": ("explored", "--causal-share", "1", "--causal-until", "0.4"),
     "half causal until .5": ("explored", "--causal-share", "0.5", "--causal-until", "0.5"),
@@ -82,6 +82,14 @@ ARMS: dict[str, tuple[str, ...]] = {
     ),
     "causal first .2 low rates": ("explored", "--causal-share", "1", "--causal-until", "0.2", "--rates", "low"),
     "causal first .4 low rates": ("explored", "--causal-share", "1", "--causal-until", "0.4", "--rates", "low"),
+    "causal first .4 low rates opened .4 to .8": (
+        *("explored", "--causal-share", "1", "--causal-until", "0.4", "--rates", "low"),
+        *("--open-heads", "--open-from", "0.4", "--open-until", "0.8"),
+    ),
+    "causal first .4 mostly low rates": (
+        *("explored", "--causal-share", "1", "--causal-until", "0.4", "--rates", "mostly_low"),
+    ),
+    "mostly low rates": ("explored", "--rates", "mostly_low"),
     "causal first .2 tilted": ("explored", "--causal-share", "1", "--causal-until", "0.2", "--rates", "tilted"),
     "causal first .2 rate 8e-3": (
         *("explored", "--causal-share", "1", "--causal-until", "0.2"),

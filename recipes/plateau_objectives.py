@@ -34,6 +34,12 @@ def low(u: Tensor, progress: float) -> tuple[Tensor, Tensor]:
     return torch.where(few, 0.15 + 0.15 * u / 0.3, (u - 0.3) / 0.7), torch.ones_like(u)
 
 
+def mostly_low(u: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    """Six rows of ten at rates of .15 to .30, weights kept."""
+    few = u < 0.6
+    return torch.where(few, 0.15 + 0.15 * u / 0.6, (u - 0.6) / 0.4), torch.ones_like(u)
+
+
 def rising(u: Tensor, progress: float) -> tuple[Tensor, Tensor]:
     """Rates up to .3 at first, up to 1 from half of the training on."""
     return u * min(1.0, 0.3 + 1.4 * progress), torch.ones_like(u)
@@ -56,7 +62,7 @@ def tilted(u: Tensor, progress: float) -> tuple[Tensor, Tensor]:
     return 1 - (1 - u).sqrt(), torch.ones_like(u)
 
 
-LAWS: dict[str, Law] = {f.__name__: f for f in (uniform, low, rising, bell, bell_flat, tilted)}
+LAWS: dict[str, Law] = {f.__name__: f for f in (uniform, low, mostly_low, rising, bell, bell_flat, tilted)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Explored:
 
     rates: str = "uniform"
     """The law of the mask rate."""
-    pairs: bool = False
+    complementary: bool = False
     """Half as many texts, each twice, with complementary masks."""
     causal_share: float = 0.0
     """Share of the rows that are read left to right and predict their next token."""
@@ -94,7 +100,7 @@ class Explored:
         count = ((time * length).long() + 1).clamp(max=length)
         dice = stream.uniform(0, Purpose.MASK, length)
         at = exactly(dice, torch.ones_like(tokens, dtype=torch.bool), count)
-        if self.pairs:
+        if self.complementary:
             twin = torch.arange(rows, device=at.device) % ((rows + 1) // 2)
             first = torch.arange(rows, device=at.device) < (rows + 1) // 2
             tokens = tokens[twin]

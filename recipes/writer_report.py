@@ -74,7 +74,7 @@ def bounds(out: Path, seeds: Sequence[int]) -> Iterator[str]:
             rows.append([f"{name}, seed {seed}", perplexity(whole), whole.text(), *parts])
     yield table(["net", "perplexity (bound)", "nats/token", *SHARES], rows)
     rows = []
-    for first, second in (("short", "mlm"), ("short", "scratch"), ("short", "alone")):
+    for first, second in (("short", "mlm"), ("short", "scratch"), ("mlm", "scratch"), ("short", "alone")):
         for seed in [seed for seed in seeds if weighed(out, f"{second}-seed{seed}")]:
             gap = bound(out, f"{first}-seed{seed}") - bound(out, f"{second}-seed{seed}")
             parts = [over_rows(part).text(2, sign=True) for part in gap.T]
