@@ -230,6 +230,8 @@ def train_ends(net: str, out: Path, arm: str, steps: int, data: Path) -> Path:
     texts = ["--data", str(data / "train.txt.gz"), "--valid", str(data / "valid.txt.gz"), "--document", "line"]
     command = [sys.executable, "-m", "remask.cli", "train", {"cut": "mdlm_cut", "whole": "mdlm"}[arm], *texts]
     command += ["--init", net, "--length", str(load(net).length), "--batch", "16", "--steps", str(steps)]
+    # a net that has never seen an end gives it 2e-8, and the gentle rates of --init do not lift that in 300 steps
+    command += ["--learning-rate", "4e-3", "--rest-learning-rate", "3e-3"]
     command += ["--out", str(place), "--evaluations", "1", "--save-steps", "200", "--json"]
     command += ["--resume"] if (place / "recipe.json").is_file() else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -36,7 +36,7 @@ from remask.train.learner import Learner
 from remask.train.material import Material, gather
 from remask.train.recipe import Recipe, Start, Text
 from remask.train.settings import Training
-from remask.train.stages import has_read, opened_at, reading_share
+from remask.train.stages import has_read, opened_at, reading_share, with_low_rates
 from remask.train.texts import corpus_of
 
 
@@ -113,12 +113,11 @@ def train(
     """
     if recipe.objective not in OBJECTIVES:
         raise UnknownName("objective", recipe.objective, OBJECTIVES)
-    objective = OBJECTIVES.load(recipe.objective)(**recipe.fields)
-    recipe = replace(recipe, fields={f.name: getattr(objective, f.name) for f in fields(objective)})
-    reading = reading_share(recipe.start, objective) if recipe.start.net in encoder.SIZES else 0.0
-    recipe = replace(recipe, start=replace(recipe.start, causal_first=reading))
     if recipe.start.net not in encoder.SIZES:
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
+    objective = with_low_rates(recipe.start, OBJECTIVES.load(recipe.objective)(**recipe.fields))
+    recipe = replace(recipe, fields={f.name: getattr(objective, f.name) for f in fields(objective)})
+    recipe = replace(recipe, start=replace(recipe.start, causal_first=reading_share(recipe.start, objective)))
     if recipe.start.init is not None:
         checkpoint.read_config(locate(recipe.start.init))
     if recipe.training.ema > 0 and getattr(objective, "two_stage", False):
