@@ -116,8 +116,7 @@ def _unsaid(room: str, objective: str) -> dict[str, Any]:
         return {}
     found = {f.name: f.default for f in fields(kinds[room]) if f.default is not MISSING}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-    older = {"start": {"causal_first": 0.0}, "fields": {"low_rates": 0.0} if "low_rates" in found else {}}
-    return {**found, **older.get(room, {})}
+    return {**found, "causal_first": 0.0} if room == "start" else found
 
 
 def _same(run: Path, recipe: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ class PairMaterial:
     def net(self, objective: Any) -> Net:
         """A fresh encoder-decoder, or one made of what --init names."""
         start = self.recipe.start
-        longest = round((self.recipe.text.length - 1) * getattr(objective, "length_factor", 1.0))
+        longest = round((self.recipe.text.length - 1) * max(1.0, getattr(objective, "length_factor", 1.0)))
         if start.open_heads or start.causal_first or start.time_conditioning:
             raise BadInput(
                 "--open-heads, --causal-first or --time-conditioning came for an encoder-decoder, which has none of "

@@ -52,7 +52,7 @@ class Start:
     """Tell the net the share of masked cells of each row (MDLM found no gain in it); for masked nets of ours."""
     causal_first: float | None = None
     """Share of training in which a fresh net reads left to right, as causal nets do, before it meets masks; default:
-    0.4 for masked tiny and mini nets with directional heads that are to write (mdlm, gmlm, d3pm, sedd), else 0."""
+    0.2 for masked tiny and mini nets with directional heads that are to write (mdlm, gmlm, d3pm, sedd), else 0."""
     open_heads: bool = False
     """Let directional heads become ordinary ones during training, for a checkpoint that plain transformers opens."""
     open_from: float | None = None

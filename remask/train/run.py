@@ -36,7 +36,7 @@ from remask.train.learner import Learner
 from remask.train.material import Material, gather
 from remask.train.recipe import Recipe, Start, Text
 from remask.train.settings import Training
-from remask.train.stages import has_read, opened_at, reading_share, with_low_rates
+from remask.train.stages import has_read, opened_at, reading_share
 from remask.train.texts import corpus_of
 
 
@@ -115,7 +115,7 @@ def train(
         raise UnknownName("objective", recipe.objective, OBJECTIVES)
     if recipe.start.net not in encoder.SIZES:
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
-    objective = with_low_rates(recipe.start, OBJECTIVES.load(recipe.objective)(**recipe.fields))
+    objective = OBJECTIVES.load(recipe.objective)(**recipe.fields)
     recipe = replace(recipe, fields={f.name: getattr(objective, f.name) for f in fields(objective)})
     recipe = replace(recipe, start=replace(recipe.start, causal_first=reading_share(recipe.start, objective)))
     if recipe.start.init is not None:
