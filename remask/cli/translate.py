@@ -40,7 +40,7 @@ def build(arguments: Sequence[str]) -> tuple[Parser, drawing.Nest, list[str]]:
     )
     chosen = peek(arguments, "--sampler", "") or name
     learned = {flag: objective[field] for field, flag in LEARNED.items() if field in objective}
-    usually = FEW.get(chosen, {}) | ({} if _came(arguments, "sampler") else defaults | learned)
+    usually = FEW.get(chosen, {}) | (defaults | learned if chosen == name else {})
     factor = {k: v for k, v in objective.items() if k == "length_factor"}
     names = add(words, LENGTHS, "how long translations are", defaults=factor)
     nest = _add_sampler(words, arguments, chosen, usually)

@@ -122,8 +122,8 @@ class CrossedNet(Scoring, nn.Module):
         if not 1 <= longest_target < decoder.length:
             raise BadInput(
                 f"the longest target came as {longest_target} tokens, and with its end token it must fit the "
-                f"{decoder.length} cells that this {decoder.family} net can read: type --longest-target "
-                f"{decoder.length - 1} or less."
+                f"{decoder.length} cells that this {decoder.family} net can read: type --length {decoder.length} or "
+                "less."
             )
         self.encoder = encoder
         self.decoder = decoder

@@ -75,7 +75,7 @@ def test_batches_change_nothing(home, lines, words):
         ("cmlm", (), 4),
         ("axe", (), 1),
         ("cmlm", ("--steps", 2), 2),
-        ("axe", ("--sampler", "mask_predict"), 4),
+        ("axe", ("--sampler", "mask_predict"), 1),
         ("cmlm", ("--sampler", "padir", "--steps", 1), 1),
         ("cmlm", ("--lengths", 3, "--shifts", 3, "--rank", "mean"), 4),
     ],
@@ -272,3 +272,11 @@ def test_damaged_facts_are_told(home, remask, tmp_path):
     (tmp_path / "bad" / "remask.json").write_text("{")
     refused(remask("translate", tmp_path / "bad", "--data", home / "source.txt"), "is damaged")
     assert translate.trained([str(tmp_path / "bad")]) == {}
+
+
+def test_typing_the_usual_sampler_changes_nothing(home, lines):
+    """An AXE net has one pass, and the canvas it was trained on, whether or not its sampler is named."""
+    untyped, typed = outputs(lines, home, model="axe"), outputs(lines, home, "--sampler", "mask_predict", model="axe")
+    assert [one["text"] for one in untyped[0]] == [one["text"] for one in typed[0]]
+    assert {one["calls"] for one in typed[0] if one["length"]} == {1}
+    assert {one["calls"] for one in outputs(lines, home, "--sampler", "padir", model="axe")[0]} != {1}

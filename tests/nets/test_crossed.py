@@ -337,7 +337,7 @@ def test_half_precision_and_training_come_along():
 def test_what_cannot_be_is_refused():
     net = make("bert")
     for longest in (0, net.length):
-        with pytest.raises(BadInput, match=r"type --longest-target 39 or less"):
+        with pytest.raises(BadInput, match=r"type --length 40 or less"):
             clone(net, longest_target=longest)
     assert clone(net, longest_target=net.length - 1).length == net.length
     with pytest.raises(BadInput, match="cannot be tied"):
