@@ -89,6 +89,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "causal first .4 mostly low rates": (
         *("explored", "--causal-share", "1", "--causal-until", "0.4", "--rates", "mostly_low"),
     ),
+    "causal first .2 mostly low rates": ("mdlm", "--causal-first", "0.2", "--low-rates", "0.6"),
     "mostly low rates": ("explored", "--rates", "mostly_low"),
     "causal first .2 tilted": ("explored", "--causal-share", "1", "--causal-until", "0.2", "--rates", "tilted"),
     "causal first .2 rate 8e-3": (
@@ -155,7 +156,8 @@ def train(out: Path, arm: str, steps: int, seed: int) -> None:
         return
     flags = [start(out, x, seed) if before == "--init" else x for before, x in pairwise(["", *ARMS[arm]])]
     resume = ["--resume"] if (run / "recipe.json").is_file() else []
-    command = [sys.executable, "-m", "remask.cli", "train", flags[0], *texts(), *FLAGS, *flags[1:], *resume]
+    bound = ["--low-rates", "0"] if flags[0] == "mdlm" else []
+    command = [sys.executable, "-m", "remask.cli", "train", flags[0], *texts(), *FLAGS, *bound, *flags[1:], *resume]
     command += ["--tokenizer", str(tokenizer(out)), "--steps", str(steps * LONGER.get(arm, 1)), "--seed", str(seed)]
     command += ["--out", str(run), "--json"]
     subprocess.run(command, check=True, env=environment(out), stdout=(out / f"{run.name}.log").open("w"))

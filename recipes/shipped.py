@@ -53,7 +53,20 @@ from remask.train.shipped import DIRECTORY
 MOST = 16_000_000  # bytes of the whole folder
 SPARE = 50_000  # of them, for facts and card
 KINDS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-FLAGS = ("--net", "mini", "--tokenizer", "bpe:8192", "--length", "128", "--batch", "16", "--seed", "0")
+FLAGS = (
+    "--net",
+    "mini",
+    "--tokenizer",
+    "bpe:8192",
+    "--length",
+    "128",
+    "--batch",
+    "16",
+    "--seed",
+    "0",
+    "--low-rates",
+    "0",
+)
 FLAGS += ("--evaluations", "4", "--save-minutes", "4")
 COMMAND, COMMIT = "command.txt", "commit.txt"
 CHECK_DRAWS = 32

@@ -46,6 +46,7 @@ def train(objective: str, out: Path) -> None:
             continue
         resume = ["--resume"] if (run / "recipe.json").is_file() else []
         command = [sys.executable, "-m", "remask.cli", "train", objective, *texts, *FLAGS, *resume]
+        command += ["--low-rates", "0"] if objective == "mdlm" else []
         command += ["--tokenizer", str(tokenizer), "--steps", str(steps), "--out", str(run), "--json"]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -148,6 +148,7 @@ def train(job: Job, study: Study, out: Path) -> Path:
     if finished(run):
         return run
     flags: dict[str, Any] = {"net": "tiny", "directional_heads": True, "causal_first": 0.0}
+    flags |= {"low_rates": 0.0} if job.objective == "mdlm" else {}
     if job.init is not None:
         assert job.rate is not None
         flags = {"init": out / job.init, "learning_rate": job.rate, "rest_learning_rate": 0.75 * job.rate}

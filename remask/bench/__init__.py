@@ -9,5 +9,6 @@ BENCHES = Table(
         "encoders": "remask.bench.encoders:Encoders",
         "flops": "remask.bench.flops:Flops",
         "ising": "remask.bench.ising:Ising",
+        "translation": "remask.bench.translation:Race",
     },
 )

@@ -118,6 +118,7 @@ class Ising:
                 batch=self.batch,
                 seed=self.seed,
                 evaluations=0,
+                low_rates=0.0,
             )
             ids = model.tokenizer.convert_tokens_to_ids(list(LETTERS))
             return tabulate(model.conditional(), self.size, torch.tensor([*ids, model.alphabet.mask]))

@@ -19,7 +19,8 @@ def main(arguments: list[str]) -> int:
     words.add_argument("--json", action="store_true", help="one JSON object a row")
     names = add(words, BENCHES[name], describe(BENCHES[name]).summary)
     values = words.parse_args(arguments[1:])
-    rows = BENCHES.load(name)(**take(values, names)).rows()
+    bench = BENCHES.load(name)(**take(values, names))
+    rows = bench.rows()
     if values.json:
         for row in rows:
             emit(row)
@@ -32,13 +33,11 @@ def main(arguments: list[str]) -> int:
     with console.status("measuring: keep the machine quiet"):
         found = list(rows)
     shown = Table(title=f"bench {name}", title_justify="left")
-    for key in found[0]:
-        if key != "what":
-            shown.add_column(key.replace("_", " "), justify="left" if key == "arm" else "right")
+    keys = [key for key in getattr(bench, "shown", found[0]) if key != "what"]  # --json has all of them
+    for key in keys:
+        shown.add_column(key.replace("_", " "), justify="left" if key == "arm" else "right")
     for row in found:
-        shown.add_row(
-            *(f"{value:,}" if isinstance(value, int) else str(value) for key, value in row.items() if key != "what")
-        )
+        shown.add_row(*(f"{row[key]:,}" if isinstance(row[key], int) else str(row[key]) for key in keys))
     Console().print(shown)
     for arm, what in {row["arm"]: row["what"] for row in found}.items():
         Console().print(f"[bold]{arm}[/bold]: {what}")

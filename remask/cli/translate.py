@@ -16,7 +16,7 @@ from remask.cli.flags import READERS, add, fields, flag_of, parts
 from remask.cli.words import Parser, parser, peek
 from remask.core.errors import BadInput
 from remask.samplers import SAMPLERS
-from remask.translate.usual import FEW, LEARNED, TRAINED, USUAL
+from remask.translate.usual import FEW, LEARNED, TRAINED, USUAL, lengths_of
 
 FACTS = "remask.json"
 LENGTHS = "remask.translate.lengths:Lengths"
@@ -41,8 +41,7 @@ def build(arguments: Sequence[str]) -> tuple[Parser, drawing.Nest, list[str]]:
     chosen = peek(arguments, "--sampler", "") or name
     learned = {flag: objective[field] for field, flag in LEARNED.items() if field in objective}
     usually = FEW.get(chosen, {}) | (defaults | learned if chosen == name else {})
-    factor = {k: v for k, v in objective.items() if k == "length_factor"}
-    names = add(words, LENGTHS, "how long translations are", defaults=factor)
+    names = add(words, LENGTHS, "how long translations are", defaults=_lengths(arguments, objective))
     nest = _add_sampler(words, arguments, chosen, usually)
     words.set_defaults(sampler=chosen)
     return words, nest, ["sampler", *names, *_all(nest)]
@@ -111,6 +110,12 @@ def _add_sampler(words: Parser, arguments: Sequence[str], name: str, defaults: d
     if parts(SAMPLERS[name], "Sampler"):
         return drawing.add_sampler(words, arguments, name)
     return drawing.Nest(name, "", add(words, SAMPLERS[name], f"the sampler {name}", defaults=defaults), {})
+
+
+def _lengths(arguments: Sequence[str], objective: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of Lengths that are not those of the class; a penalty that is typed divides the sum."""
+    usual = lengths_of(objective)
+    return {k: v for k, v in usual.items() if k != "rank" or not _came(arguments, "length_penalty")}
 
 
 def _all(nest: drawing.Nest) -> list[str]:

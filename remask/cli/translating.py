@@ -34,7 +34,6 @@ from remask.translate.scores import scores
 
 STANDARD_INPUT = "-"
 PAIRS = (".tsv", ".jsonl", ".ndjson", ".parquet")
-FARTHEST = 512  # tokens of a source, for nets that do not say what they were trained on
 
 
 def translate(values: argparse.Namespace, sampler: Sampler, names: Sequence[str]) -> int:
@@ -53,7 +52,7 @@ def translate(values: argparse.Namespace, sampler: Sampler, names: Sequence[str]
         writer(model, values, sampler, lengths),
         model.tokenizer,
         model.alphabet,
-        window(model),
+        model.window,
         batch=values.batch,
         long=values.long,
         seed=values.seed,
@@ -68,7 +67,7 @@ def translate(values: argparse.Namespace, sampler: Sampler, names: Sequence[str]
 
 def writer(model: Translator, values: argparse.Namespace, sampler: Sampler, lengths: Lengths) -> Writer:
     """What translates a batch."""
-    net, alphabet, longest = model.net, model.alphabet, window(model)
+    net, alphabet, longest = model.net, model.alphabet, model.window
     if not net.causal:
         return lambda source, attend, stream, oracle: translate_in_parallel(
             net, source, attend, alphabet, sampler, stream, lengths, oracle
@@ -91,12 +90,6 @@ def _beam(values: argparse.Namespace) -> dict[str, Any]:
     if (values.beam or 1) == 1:
         return {}
     return {"width": values.beam, "length_penalty": 1.0 if values.length_penalty is None else values.length_penalty}
-
-
-def window(model: Translator) -> int:
-    """Tokens of the longest source, its end included: what the net was trained on, as far as it reaches."""
-    text = model.facts.get("recipe", {}).get("text", {})
-    return min(int(model.net.length), int(text.get("length") or FARTHEST))
 
 
 def refuse(model: Translator, values: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Encoded",
+    "Encoder",
     "alphabet",
     "build",
     "byte_characters",
@@ -193,6 +194,44 @@ def alphabet(tokenizer: PreTrainedTokenizerFast, size: int | None = None) -> Alp
     return text._replace(continues=continuing(tokenizer) - text.special)
 
 
+class Encoder:
+    """A tokenizer made ready to encode text after text: what `encode` does, without getting ready for every call.
+
+    Later changes of the tokenizer need not reach it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, special: bool = False):
+        self.special, self.mask, self.name = special, tokenizer.mask_token_id, tokenizer.mask_token
+        self.dna = None if special else word_width(tokenizer)
+        backend = tokenizer.backend_tokenizer
+        if backend.truncation or backend.padding or backend.encode_special_tokens == special:
+            backend = copy.deepcopy(backend)  # others may be using the tokenizer: leave its settings alone
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = not special
+        self.backend = backend
+        self.widths = _widths(backend) if self.dna is None else None
+
+    def __call__(self, texts: Sequence[str]) -> list[Encoded]:
+        """See `encode`."""
+        if self.dna is not None:
+            ambiguous(texts, "the text")
+            return [Encoded(*dna_encode(text, self.dna, len(SPECIAL))) for text in texts]
+        found: list[Encoded] = []
+        run = self.backend.encode_batch if self.widths is None else self.backend.encode_batch_fast
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            for text, record in zip(batch, run(batch, add_special_tokens=False)):
+                ids = record.ids
+                if not self.special and self.mask is not None and self.mask in ids:
+                    raise BadData(
+                        f"a text holds the mask token '{self.name}' itself, which no model can learn to "
+                        "predict; remove it from the text."
+                    )
+                found.append(Encoded(ids, _bytes(text, ids, record, self.widths, self.backend)))
+        return found
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, special: bool = False) -> list[Encoded]:
     """Encode texts whole (no truncation, no special tokens added), with the UTF-8 bytes that each token stands for.
 
@@ -201,35 +240,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, special:
     The bytes of a text sum to len(text.encode()) for every fast tokenizer: white space that it drops counts to the
     next token, what is left at the end to the last one. A text that it turns into nothing (only white space, for
     some) gives no tokens and so no bytes. Raises BadData for data that turns into mask tokens all the same, and for
-    data with letters that are no nucleotides where the tokenizer is for DNA.
+    data with letters that are no nucleotides where the tokenizer is for DNA. For many calls make one `Encoder`:
+    getting ready takes some ten milliseconds.
     """
-    width = None if special else word_width(tokenizer)
-    if width is not None:
-        ambiguous(texts, "the text")
-        return [Encoded(*dna_encode(text, width, len(SPECIAL))) for text in texts]
-    backend = tokenizer.backend_tokenizer
-    if backend.truncation or backend.padding or backend.encode_special_tokens == special:
-        backend = copy.deepcopy(backend)  # others may be using the tokenizer: leave its settings alone
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = not special
-    widths = _widths(backend)
-    found: list[Encoded] = []
-    for start in range(0, len(texts), BATCH):
-        batch = list(texts[start : start + BATCH])
-        if widths is None:
-            records = backend.encode_batch(batch, add_special_tokens=False)
-        else:
-            records = backend.encode_batch_fast(batch, add_special_tokens=False)
-        for text, record in zip(batch, records):
-            ids = record.ids
-            if not special and tokenizer.mask_token_id is not None and tokenizer.mask_token_id in ids:
-                raise BadData(
-                    f"a text holds the mask token '{tokenizer.mask_token}' itself, which no model can learn to "
-                    "predict; remove it from the text."
-                )
-            found.append(Encoded(ids, _bytes(text, ids, record, widths, backend)))
-    return found
+    return Encoder(tokenizer, special=special)(texts)
 
 
 def _fast(backend: Tokenizer) -> PreTrainedTokenizerFast:

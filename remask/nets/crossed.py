@@ -2,9 +2,9 @@
 
 A net that could only understand writes in parallel (Yoshida 2024, arXiv 2408.16241, RUM-SUNDAE): both halves begin as
 the masked model, and after every layer of the decoder comes x + W0 Attn(norm(x), source) with W0 = 0 (zero-initialised
-residual branches: Bachlechner et al. 2021, arXiv 2003.04887). So before training the decoder answers as the masked
-model does, whatever the source is. The families' own code runs untouched: cross-attention enters by hooks on their
-layers, which act only while `decode` runs.
+residual branches: Bachlechner et al. 2021, arXiv 2003.04887), which looks along the diagonal (nets/diagonal.py). So
+before training the decoder answers as the masked model does, whatever the source is. The families' own code runs
+untouched: cross-attention enters by hooks on their layers, which act only while `decode` runs.
 Shapes: B batch, S source length, L target length, D width, H heads, E width of a head, M longest target.
 """
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from remask.core.errors import BadCheckpoint, BadInput
 from remask.nets.attention import attention
 from remask.nets.configs import WEIGHTS, check_attention, check_family, check_weights, read_config
+from remask.nets.diagonal import diagonal, start
 from remask.nets.heads import Head
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.lengths import HEADS, LengthHead
@@ -76,10 +77,13 @@ class CrossAttention(nn.Module):
         """Keys and values [B, H, S, E] of encoded sources [B, S, D]."""
         return self._heads(self.key(source)), self._heads(self.value(source))
 
-    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, attend: Tensor) -> Tensor:
-        """Hidden states [B, L, D] with what they found in the source; attend: [B, S] bool, False = padding."""
+    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states [B, L, D] with what they found in the source.
+
+        mask: [B, H or 1, L or 1, S], bool (False = not seen) or a bias.
+        """
         query = self._heads(self.query(self.norm(hidden)))
-        found, _ = attention(self, query, keys, values, attend[:, None, None], scaling=1 / math.sqrt(query.shape[3]))
+        found, _ = attention(self, query, keys, values, mask, scaling=1 / math.sqrt(query.shape[3]))
         return hidden + self.output(found.flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -88,11 +92,15 @@ class CrossAttention(nn.Module):
 
 
 class _Pass(NamedTuple):
-    """What the hooks of a net need for the time of one `decode`; places: [1 or B, L, D], None for a causal one."""
+    """What the hooks of a net need for the time of one `decode`.
+
+    places: [1 or B, L, D], None for a causal one; mask: of cross-attention, [B, H or 1, L or 1, S].
+    """
 
     net: CrossedNet
     memory: Memory
     places: Tensor | None
+    mask: Tensor
 
 
 _PASS: ContextVar[_Pass | None] = ContextVar("pass", default=None)
@@ -123,7 +131,7 @@ class CrossedNet(Scoring, nn.Module):
             raise BadInput(
                 f"the longest target came as {longest_target} tokens, and with its end token it must fit the "
                 f"{decoder.length} cells that this {decoder.family} net can read: type --length {decoder.length} or "
-                "less."
+                "less, and with a --length-factor that number divided by it."
             )
         self.encoder = encoder
         self.decoder = decoder
@@ -140,6 +148,7 @@ class CrossedNet(Scoring, nn.Module):
             self.from_end = nn.Embedding(longest_target + 1, width)
             nn.init.zeros_(self.from_start.weight)
             nn.init.zeros_(self.from_end.weight)
+            self.diagonal = nn.Embedding.from_pretrained(start(config.num_attention_heads), freeze=False)
         # bound methods and not closures: a deep copy of the net then has hooks of its own
         layers[0].register_forward_pre_hook(self._enter)
         for number, layer in enumerate(layers):
@@ -186,8 +195,11 @@ class CrossedNet(Scoring, nn.Module):
         self, tokens: Tensor, memory: Memory, *, attend: Tensor | None = None, sees: Tensor | None = None
     ) -> Tensor:
         """Hidden states of targets, [B, L, D]; attend: [B, L] bool, False = padding; sees: [B or 1, L, L] bool."""
-        place = None if self.causal else places(self.from_start, self.from_end, tokens, attend)
-        before = _PASS.set(_Pass(self, memory, place))
+        place, mask = None, memory.attend[:, None, None]
+        if not self.causal:
+            place = places(self.from_start, self.from_end, tokens, attend)
+            mask = diagonal(self.diagonal.weight, memory.attend, tokens.shape[1], attend)
+        before = _PASS.set(_Pass(self, memory, place, mask))
         try:
             return self.decoder.hidden(tokens, attend=attend, sees=sees)
         finally:
@@ -209,7 +221,7 @@ class CrossedNet(Scoring, nn.Module):
             return output
         hidden, *rest = output if isinstance(output, tuple) else (output,)
         memory = now.memory
-        hidden = self.cross[number](hidden, memory.keys[number], memory.values[number], memory.attend)
+        hidden = self.cross[number](hidden, memory.keys[number], memory.values[number], now.mask)
         return (hidden, *rest) if isinstance(output, tuple) else hidden
 
     def save(self, directory: Path, *, training: bool = False) -> list[Path]:

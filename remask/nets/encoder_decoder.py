@@ -1,8 +1,8 @@
 """Our own encoder-decoders: T5's parameters in sizes of ours, parallel or left to right, with directional starts.
 
 A left-to-right one is a plain T5 directory (T5 v1.1: gated GELU, Raffel et al. 2020, arXiv 1910.10683), which
-transformers opens without remask. The tables of relative positions begin as directional heads do (nets/directional.py):
-they stay ordinary parameters.
+transformers opens without remask. The tables of relative positions begin as directional heads do (nets/directional.py),
+and a parallel decoder's cross-attention on the diagonal (nets/diagonal.py): they stay ordinary parameters.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput, UnknownName
+from remask.nets import diagonal
 from remask.nets.directional import default_directions, default_slopes
 from remask.nets.relative import directed
 from remask.nets.t5 import ParallelT5, ParallelT5Config, T5Net
@@ -81,6 +82,7 @@ def build(
             model = ParallelT5(ParallelT5Config(**common, longest_target=longest_target, length_kind=length_kind))
             for table in (model.from_start, model.from_end):
                 torch.nn.init.normal_(table.weight, std=PLACES)
+            model.diagonal.weight.data.copy_(diagonal.start(size.heads))
             torch.nn.init.normal_(model.length_token)
     _direct(model, size.heads, causal)
     return T5Net(model)

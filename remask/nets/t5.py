@@ -4,8 +4,9 @@ The parameters are transformers' own, so a causal one is an ordinary `T5ForCondi
 T5 or mT5 can be turned into a parallel decoder (Li et al. 2024, arXiv 2407.21046, section on the network; Raffel et al.
 2020, arXiv 1910.10683): the decoder's self-attention sees both sides, its input is not shifted, a [LENGTH] vector in
 front of the source tells how long the target will be and is hidden from cross-attention. What is new says nothing
-before training: cell positions (from both ends) and the length classifier begin at zero. The forward pass is written
-here, over those parameters, so that sources are encoded once and only asked cells reach the head.
+before training: cell positions (from both ends), the diagonal (nets/diagonal.py) and the length classifier begin at
+zero. The forward pass is written here, over those parameters, so that sources are encoded once and only asked cells
+reach the head.
 Shapes: B batch, S source length, L target length, K keys, D width, H heads, E width of a head, M longest target.
 """
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
+from remask.nets.diagonal import BUCKETS, diagonal
 from remask.nets.heads import Head
 from remask.nets.lengths import LengthHead
 from remask.nets.places import places
@@ -27,7 +29,7 @@ from remask.nets.reading import Memory, Reading, causal_mask
 from remask.nets.relative import buckets, two_sided
 from remask.nets.scoring import Scoring
 
-NEW = ("length_token", "length_head", "from_start", "from_end")
+NEW = ("length_token", "length_head", "from_start", "from_end", "diagonal")
 FUSED = {"gelu_new": partial(nn.functional.gelu, approximate="tanh")}  # the same function in one kernel, not in eight
 
 
@@ -56,6 +58,7 @@ class ParallelT5(T5ForConditionalGeneration):
         self.length_head = LengthHead(config.length_kind, width, longest)
         self.from_start = nn.Embedding(longest + 1, width)
         self.from_end = nn.Embedding(longest + 1, width)
+        self.diagonal = nn.Embedding(BUCKETS, config.num_heads)
         self.quiet()
 
     @torch.no_grad()
@@ -64,6 +67,7 @@ class ParallelT5(T5ForConditionalGeneration):
         self.length_token.zero_()
         self.from_start.weight.zero_()
         self.from_end.weight.zero_()
+        self.diagonal.weight.zero_()
         self.length_head.reset_parameters()
 
 
@@ -195,13 +199,14 @@ class T5Net(Scoring, nn.Module):
             allowed = sees if allowed is None else allowed & sees
         if attend is not None and allowed is not None:  # padding sees itself: a row of -inf would be NaN
             allowed = allowed | torch.eye(length, dtype=torch.bool, device=tokens.device)
-        hidden = self.model.decoder.embed_tokens(tokens)
+        hidden, cross = self.model.decoder.embed_tokens(tokens), _padding(memory.attend)
         if not self.causal:
             hidden = hidden + places(self.model.from_start, self.model.from_end, tokens, attend)
+            cross = diagonal(self.model.diagonal.weight, memory.attend, length, attend)
         bias = self._bias(self.model.decoder, length, length, two_ways=not self.causal)
         if allowed is not None:
             bias = bias.masked_fill(~allowed[:, None], -torch.inf)
-        return self._run(hidden, memory, bias, None)[0]
+        return self._run(hidden, memory, bias, cross, None)[0]
 
     def step(self, tokens: Tensor, memory: Memory, past: Past | None) -> tuple[Tensor, Past]:
         """Hidden states of the next cells of a left-to-right decoder, [B, L, D], and the past with them in it."""
@@ -210,13 +215,13 @@ class T5Net(Scoring, nn.Module):
         bias = self._bias(self.model.decoder, length, before + length, two_ways=False)
         if length > 1:
             bias = bias.masked_fill(~causal_mask(length, before + length, tokens.device)[:, None], -torch.inf)
-        return self._run(self.model.decoder.embed_tokens(tokens), memory, bias, past)
+        return self._run(self.model.decoder.embed_tokens(tokens), memory, bias, _padding(memory.attend), past)
 
-    def _run(self, hidden: Tensor, memory: Memory, bias: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+    def _run(
+        self, hidden: Tensor, memory: Memory, bias: Tensor, cross: Tensor | None, past: Past | None
+    ) -> tuple[Tensor, Past]:
         stack = self.model.decoder
         hidden = self._drop(hidden)
-        padded = memory.attend.is_cuda or not bool(memory.attend.all())  # asking a GPU would mean waiting for it
-        cross = torch.where(memory.attend, 0.0, -torch.inf)[:, None, None] if padded else None
         keys, values = [], []
         for number, block in enumerate(stack.block):
             before = None if past is None else (past.keys[number], past.values[number])
@@ -269,6 +274,13 @@ class T5Net(Scoring, nn.Module):
         number, far = config.relative_attention_num_buckets, config.relative_attention_max_distance
         index = buckets(queries, keys, number, far, two_ways, table.device)
         return table[index].permute(2, 0, 1)[None]
+
+
+def _padding(attend: Tensor) -> Tensor | None:
+    """What hides the padding of sources, [B, S] bool -> [B, 1, 1, S], or None where there is none."""
+    if not attend.is_cuda and bool(attend.all()):  # asking a GPU would mean waiting for it
+        return None
+    return torch.where(attend, 0.0, -torch.inf)[:, None, None]
 
 
 def _normed(norm: Any, hidden: Tensor) -> Tensor:

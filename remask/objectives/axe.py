@@ -41,7 +41,7 @@ class AXE:
     skip_penalty: float = 1.0
     """What leaving out a target token costs, as a multiple of its cross-entropy; more than 1 for raw (noisy) pairs."""
     length_factor: float = 1.0
-    """Cells of a canvas for every token of its text, in training and in translating: more than 1 gives blanks room."""
+    """Cells of a canvas for every token of its text, in training and in translating: 1, or more to give blanks room."""
     masking: str = "all"
     """all: the decoder sees masks only; uniform: it sees the target but for 1..n of its n tokens, as CMLM does."""
 
@@ -52,10 +52,12 @@ class AXE:
     law = "aligned cross-entropy"
 
     def __post_init__(self) -> None:
-        for name in ("skip_penalty", "length_factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                came = f"--{name.replace('_', '-')} came as {getattr(self, name)}"
-                raise BadInput(f"{came}: it must be more than 0, and finite.")
+        if not 0 < self.skip_penalty < math.inf:
+            raise BadInput(f"--skip-penalty came as {self.skip_penalty}: it must be more than 0, and finite.")
+        if not 1 <= self.length_factor < math.inf:
+            raise BadInput(
+                f"--length-factor came as {self.length_factor}: a canvas must hold its target, so type 1 or more."
+            )
         if self.masking not in MASKINGS:
             raise BadInput(f"there is no masking '{self.masking}': type --masking {'|'.join(MASKINGS)}.")
         if self.masking == "uniform" and self.length_factor != 1:
@@ -89,7 +91,7 @@ class AXE:
         """The batch in rows that hold the canvas of a target as long as they are, its end included."""
         width = batch.tokens.shape[1]
         canvas = 1 + int(canvas_lengths(torch.tensor([width - 1]), self.length_factor))
-        tokens = extend(batch.tokens, (0, max(canvas - width, 0)), value=pad)
+        tokens = extend(batch.tokens, (0, canvas - width), value=pad)
         return batch._replace(tokens=tokens, documents=torch.zeros_like(tokens))
 
     def __call__(self, net: Any, question: Question, stream: Stream) -> Loss:

@@ -14,6 +14,7 @@ from remask.train.opening import Opened, open_any
 from remask.train.run import Recipe, Start, Text
 from remask.train.run import train as run
 from remask.train.settings import Training
+from remask.train.translator import Translator, load_translator
 
 
 def train(
@@ -24,11 +25,12 @@ def train(
     overwrite: bool = False,
     watch: Watch = lambda line: None,
     **flags: Any,
-) -> Checkpoint | Opened:
+) -> Checkpoint | Opened | Translator:
     """Train a model and open it: a Checkpoint, or, of a run whose net detects and predicts no tokens, an Opened.
 
     A run of electra is such a one: its `net` is the discriminator, and `remask.load(out / "generator")` opens the
-    generator. Where the discriminator predicts tokens (task="all-tokens" or "replace-mlm") it is a Checkpoint.
+    generator. Where the discriminator predicts tokens (task="all-tokens" or "replace-mlm") it is a Checkpoint. A run on
+    pairs is a Translator.
     flags: those of `remask train`, with underscores: the fields of Text, Start, Training and of the objective, for
     example data=["my.txt"], net="tiny", steps=1000. watch: called after every step. Raises UnknownName for a flag that
     nobody has, and the errors of core/errors.py.
@@ -46,6 +48,8 @@ def train(
     )
     typed = ", ".join([repr(objective), f"out={str(out)!r}", *(f"{k}={v!r}" for k, v in flags.items())])
     run(recipe, out, resume=resume, overwrite=overwrite, watch=watch, command=f"remask.train({typed})")
+    if recipe.text.pairs:
+        return load_translator(out)
     return open_any(out) if is_detector(read_config(out)) else load(out)
 
 

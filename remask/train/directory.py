@@ -16,7 +16,7 @@ from typing import Any
 from remask.core.errors import BadInput, OutputExists
 from remask.objectives import OBJECTIVES
 from remask.train import checkpoint
-from remask.train.recipe import Start, Text
+from remask.train.recipe import OF_PAIRS, Start, Text
 from remask.train.settings import Training
 
 RECIPE = "recipe.json"
@@ -116,7 +116,8 @@ def _unsaid(room: str, objective: str) -> dict[str, Any]:
         return {}
     found = {f.name: f.default for f in fields(kinds[room]) if f.default is not MISSING}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-    return {**found, "causal_first": 0.0} if room == "start" else found
+    older = {"start": {"causal_first": 0.0, **OF_PAIRS}, "fields": {"low_rates": 0.0} if "low_rates" in found else {}}
+    return {**found, **older.get(room, {})}
 
 
 def _same(run: Path, recipe: Mapping[str, Any]) -> None:

@@ -25,9 +25,9 @@ from remask.nets import encoder_decoder
 from remask.nets.t5 import T5Net, parallel
 from remask.train.hub import locate
 from remask.train.loader import Loader, Part
-from remask.train.recipe import Recipe
+from remask.train.recipe import OF_PAIRS, Recipe
 from remask.train.texts import spread
-from remask.train.translator import cloned, open_encoder_decoder, with_mask
+from remask.train.translator import CROSSED, LEFT_TO_RIGHT, PARALLEL, cloned, open_encoder_decoder, with_mask
 from remask.translate.weigh import weigh_translations
 
 CURVE_PAIRS = 256  # held-out pairs weighed along the way; the final figure uses all of them
@@ -73,7 +73,9 @@ class PairMaterial:
     def net(self, objective: Any) -> Net:
         """A fresh encoder-decoder, or one made of what --init names."""
         start = self.recipe.start
-        longest = round((self.recipe.text.length - 1) * max(1.0, getattr(objective, "length_factor", 1.0)))
+        factor = getattr(objective, "length_factor", 1.0)
+        longest = round((self.recipe.text.length - 1) * factor)
+        parts, length_kind, dropout = start.of_pairs
         if start.open_heads or start.causal_first or start.time_conditioning:
             raise BadInput(
                 "--open-heads, --causal-first or --time-conditioning came for an encoder-decoder, which has none of "
@@ -87,22 +89,20 @@ class PairMaterial:
                 alphabet,
                 longest,
                 causal=objective.causal,
-                length_kind=start.length_head,
-                dropout=start.dropout,
+                length_kind=length_kind,
+                dropout=dropout,
                 seed=seed,
             )
         net = open_encoder_decoder(locate(start.init))
         if net is None:
-            return cloned(
-                locate(start.init), start.init_parts, longest, start.length_head, seed, causal=objective.causal
-            )
+            return cloned(locate(start.init), parts, longest, length_kind, seed, causal=objective.causal)
         if objective.causal and not net.causal:
             raise BadCheckpoint(f"{start.init} is a parallel decoder, which cannot go left to right: type another.")
         if net.causal and not objective.causal:
             with torch.random.fork_rng(devices=[]):
-                return T5Net(parallel(net.model, longest, start.length_head))
+                return T5Net(parallel(net.model, longest, length_kind))
         if longest + 1 > net.length:
-            raise BadInput(f"--length {longest + 1} is beyond the {net.length} of {start.init}: type a smaller one.")
+            raise BadInput(_beyond(self.recipe.text.length, factor, longest + 1, net.length, start.init))
         return net
 
     def ask(self, objective: Any, alphabet: Any) -> None:
@@ -141,6 +141,37 @@ class PairMaterial:
         return found | weigh_translations(
             net, corpus.tokenizer, alphabet, pairs, references, taught, longest=longest, seed=seed
         )
+
+
+def _beyond(length: int, factor: float, cells: int, room: int, init: str) -> str:
+    """What is said where the longest canvas, with its end, does not fit a net that is there already."""
+    most = max(n for n in range(1, room + 1) if round((n - 1) * factor) < room)
+    came = f"--length came as {length}"
+    if factor != 1:
+        came += f" and --length-factor as {factor:g}, which is a canvas of {cells} cells with its end"
+    return f"{came}, beyond the {room} of {init}: type --length {most} or less."
+
+
+def check_flags(recipe: Recipe, objective: Any, family: str | None) -> None:
+    """Raise BadInput for a flag that was typed and that nobody would read; family: of what --init names, if it came."""
+    start, name = recipe.start, recipe.objective
+    opened = family in (PARALLEL, CROSSED)
+    init = f"with --init {start.init}"
+    unread: list[tuple[str, bool, str]] = [
+        ("init_parts", family is None, "without --init: type --init DIR, a masked language model, or leave it out"),
+        ("init_parts", opened or family in LEFT_TO_RIGHT, f"{init}, which begins both parts anyway: leave it out"),
+        ("length_head", objective.causal, f"for {name}, which goes left to right and asks for no length: leave it out"),
+        ("length_head", opened, f"{init}, which has a length head already: leave it out"),
+        ("dropout", family is not None, f"{init}, whose config says its own: leave it out"),
+        ("directional_heads", True, f"for {name}, whose encoder-decoder has no such heads: leave it out"),
+    ]
+    if not getattr(objective, "pairs", False):
+        unread = [(field, True, f"for {name}, and is for encoder-decoders: leave it out") for field in OF_PAIRS]
+    for field, nobody, reason in unread:
+        came = getattr(start, field)
+        if nobody and came is not None:
+            flag = ("no_" if came is False else "") + field
+            raise BadInput(f"--{flag.replace('_', '-')} came {reason}.")
 
 
 @torch.inference_mode()

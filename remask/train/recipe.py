@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from remask.core.errors import BadInput
 from remask.train.settings import Training
+
+OF_PAIRS: dict[str, Any] = {"init_parts": "both", "length_head": "both", "dropout": 0.1}
+"""Fields of Start that only encoder-decoders have, and what they are where nobody says so."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,14 @@ class Start:
     """Share of training at which --open-heads begins; default: 0.3."""
     open_until: float | None = None
     """Share of training at which --open-heads is done; default: 0.8."""
-    init_parts: str = "both"
-    """What of an encoder-decoder a masked LM as --init begins: both, encoder, decoder or none (its shape alone)."""
-    length_head: str = "both"
-    """How a parallel decoder tells its target's length: classifier, affine (in the source's), or both together."""
-    dropout: float = 0.1
-    """Dropout of fresh encoder-decoders."""
+    init_parts: str | None = None
+    """What of an encoder-decoder a masked LM as --init begins: both, encoder, decoder or none (its shape alone);
+    default: both."""
+    length_head: str | None = None
+    """How a parallel decoder tells its target's length: classifier, affine (in the source's), or both together;
+    default: both."""
+    dropout: float | None = None
+    """Dropout of fresh encoder-decoders; default: 0.1."""
 
     def __post_init__(self) -> None:
         if self.time_conditioning and (self.init is not None or self.open_heads):
@@ -74,6 +79,8 @@ class Start:
             )
         if self.causal_first is not None and not 0 <= self.causal_first < 1:
             raise BadInput(f"--causal-first came as {self.causal_first}: it must be a share of training in [0, 1).")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise BadInput(f"--dropout came as {self.dropout}: it must be a share in [0, 1).")
         if self.open_heads and self.directional_heads is False:
             raise BadInput(
                 "--open-heads came with --no-directional-heads, which leaves none to open: type one of them."
@@ -86,6 +93,18 @@ class Start:
                 f"--open-from came as {since} and --open-until as {until}: wanted are two shares of training, "
                 "0 <= from < until <= 1."
             )
+
+    @property
+    def settled(self) -> Start:
+        """The same, as runs record it: what was left open about encoder-decoders is said."""
+        left: dict[str, Any] = {name: value for name, value in OF_PAIRS.items() if getattr(self, name) is None}
+        return replace(self, **left)
+
+    @property
+    def of_pairs(self) -> tuple[str, str, float]:
+        """Of an encoder-decoder: what --init begins, the kind of its length head, its dropout."""
+        parts, head, dropout = (getattr(self.settled, name) for name in OF_PAIRS)
+        return parts, head, dropout
 
     @property
     def opening(self) -> tuple[float, float]:

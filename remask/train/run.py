@@ -34,9 +34,10 @@ from remask.train.hooks import Average, Clock, Opening, Turn, Watch
 from remask.train.hub import locate
 from remask.train.learner import Learner
 from remask.train.material import Material, gather
+from remask.train.paired import check_flags
 from remask.train.recipe import Recipe, Start, Text
 from remask.train.settings import Training
-from remask.train.stages import has_read, opened_at, reading_share
+from remask.train.stages import has_read, opened_at, reading_share, with_low_rates
 from remask.train.texts import corpus_of
 
 
@@ -115,11 +116,13 @@ def train(
         raise UnknownName("objective", recipe.objective, OBJECTIVES)
     if recipe.start.net not in encoder.SIZES:
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
-    objective = OBJECTIVES.load(recipe.objective)(**recipe.fields)
+    objective = with_low_rates(recipe.start, OBJECTIVES.load(recipe.objective)(**recipe.fields))
     recipe = replace(recipe, fields={f.name: getattr(objective, f.name) for f in fields(objective)})
-    recipe = replace(recipe, start=replace(recipe.start, causal_first=reading_share(recipe.start, objective)))
-    if recipe.start.init is not None:
-        checkpoint.read_config(locate(recipe.start.init))
+    family = None if recipe.start.init is None else checkpoint.read_config(locate(recipe.start.init))["model_type"]
+    if not resume:  # what an older remask let pass must not end its runs
+        check_flags(recipe, objective, family)
+    settled = replace(recipe.start.settled, causal_first=reading_share(recipe.start, objective))
+    recipe = replace(recipe, start=settled)
     if recipe.training.ema > 0 and getattr(objective, "two_stage", False):
         raise BadInput("--ema came with --two-stage, whose copy an average would not follow: type one of them.")
     if recipe.training.minutes is not None and processes() > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from remask.train import checkpoint
 from remask.train.recipe import Start
 
 READING = 0.2  # share of a small net's training that is spent left to right (docs/results.md, "Beyond the plateau")
+LOW_RATES = 0.6  # share of a small net's rows that have low mask rates, ibid.
 
 
 def check_opening(start: Start, objective: Any, net: HuggingFaceNet | Detector) -> None:
@@ -44,6 +46,14 @@ def _small_writer(start: Start, objective: Any) -> bool:
     size = encoder.SIZES[start.net]
     small = start.init is None and size.directional and start.directional_heads is not False
     return small and objective.writes and not objective.causal and not getattr(objective, "pairs", False)
+
+
+def with_low_rates(start: Start, objective: Any) -> Any:
+    """The objective with its share of low rates settled, where it has such a share and nobody typed one."""
+    if getattr(objective, "low_rates", 0.0) is not None:
+        return objective
+    fit = objective.weighting == "count" and objective.timesteps is None and objective.zero_masking
+    return replace(objective, low_rates=LOW_RATES if fit and _small_writer(start, objective) else 0.0)
 
 
 def has_read(facts: dict[str, Any]) -> bool:

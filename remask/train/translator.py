@@ -15,6 +15,7 @@ from remask.train.hub import locate
 
 PARALLEL, CROSSED = "remask-t5", "remask-crossed"
 LEFT_TO_RIGHT = ("t5", "mt5")
+FARTHEST = 512  # tokens of a source, for nets that do not say what they were trained on
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
@@ -29,6 +30,17 @@ class Translator(NamedTuple):
     alphabet: Alphabet
     facts: dict[str, Any]
     path: str
+
+    @property
+    def window(self) -> int:
+        """Tokens of the longest source, and of the longest text that is written left to right, ends included.
+
+        One number does for both, since training dropped pairs with a longer side (--length). T5's relative positions
+        would reach farther, but nothing taught it to: a longer source is split or truncated, a text with no end by
+        then stops.
+        """
+        reach = min(self.net.length, getattr(self.net, "source_length", self.net.length))
+        return min(int(reach), int(self.facts.get("recipe", {}).get("text", {}).get("length") or FARTHEST))
 
 
 def load_translator(path: str | Path) -> Translator:

@@ -38,9 +38,11 @@ class Lengths:
     shifts: int = 1
     """Lengths tried around each of these, an odd number: 3 adds one token less and one more."""
     length_factor: float = 1.0
-    """Cells for every token of a length: more than 1 gives the blanks of a net trained with AXE room."""
+    """Cells for every token of a length: more than 1 gives the blanks of a net trained with AXE room; less than 1
+    writes shorter translations than the net foresees."""
     rank: str = "sum"
-    """What is compared: sum, the log p of all tokens (favours short ones), or mean, that of a token."""
+    """What is compared: sum, the log p of all tokens (favours short ones), or mean, that of a token; default: what DIR
+    was trained for: mean for cmlm, else sum."""
     length_penalty: float | None = None
     """Divide the sum for n tokens by ((5 + n) / 6) ** A; 0 changes nothing, 1 is nearly the mean."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput, UnknownName
 from remask.core.stream import Stream
 from remask.data.parallel import Ragged
-from remask.data.tokenizers import encode
+from remask.data.tokenizers import Encoder
 from remask.translate.outcome import Outcome
 
 Writer = Callable[[Tensor, Tensor, Stream, Tensor | None], Outcome]
@@ -153,7 +154,12 @@ class Lines:
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts; the pad id is no part of a text, and would be taken for padding."""
         pad = self.alphabet.pad
-        return [[i for i in one.ids if i != pad] for one in encode(self.tokenizer, [text.strip() for text in texts])]
+        return [[i for i in one.ids if i != pad] for one in self._encoder([text.strip() for text in texts])]
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        """Made once: for lines that come one by one it would take longer than translating them."""
+        return Encoder(self.tokenizer)
 
     def _batch(self, rows: Sequence[Row], first: int) -> Iterator[Translation]:
         assert self.alphabet.end is not None

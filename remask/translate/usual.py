@@ -1,4 +1,8 @@
-"""How nets of each objective are decoded where nobody says otherwise: tables, which --help reads without torch."""
+"""How nets of each objective are decoded where nobody says otherwise: tables, which --help reads without torch.
+
+CMLM's lengths are compared by the mean log p of a token, as in its authors' code (Ghazvininejad et al. 2019, arXiv
+1904.09324); the others by the sum, as PaDIR's (Li et al. 2024, arXiv 2407.21046).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "sundae": ("sundae", {}),
 }
 """The sampler for each objective."""
+RANKED = {"cmlm": "mean"}
+"""What the translations of tried lengths are compared by, where it is not their sum."""
 LEARNED = {"noise": "start"}
 """Fields of objectives whose values a sampler's field takes over: SUNDAE decodes from what it was trained on."""
 FEW: dict[str, dict[str, Any]] = {
@@ -28,3 +34,9 @@ def usual_of(objective: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     name, defaults = TRAINED.get(objective.get("name", ""), (USUAL, {}))
     learned = {field: objective[name] for name, field in LEARNED.items() if name in objective}
     return name, {**FEW.get(name, {}), **defaults, **learned}
+
+
+def lengths_of(objective: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Lengths for an objective as `remask.json` records it: those that are not their defaults."""
+    found = {"rank": RANKED[objective["name"]]} if objective.get("name") in RANKED else {}
+    return found | {field: objective[field] for field in ("length_factor",) if field in objective}

@@ -20,7 +20,7 @@ from remask.translate.lengths import Lengths
 from remask.translate.outcome import Outcome
 from remask.translate.parallel import translate
 from remask.translate.scores import scores
-from remask.translate.usual import usual_of
+from remask.translate.usual import lengths_of, usual_of
 
 BATCH = 32
 
@@ -44,7 +44,7 @@ def weigh_translations(
     device = next(net.parameters()).device
     name, fields = usual_of(objective)
     sampler = SAMPLERS.load(name)(**fields)
-    lengths = Lengths(length_factor=objective.get("length_factor", 1.0))
+    lengths = Lengths(**lengths_of(objective))
 
     def decode(index: torch.Tensor) -> Outcome:
         source = pairs.rows(index, alphabet)[0].to(device)

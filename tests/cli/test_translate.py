@@ -12,7 +12,10 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from remask.cli import translate
+from remask.nets.crossed import clone
 from remask.nets.t5 import T5Net
+from remask.train.translator import Translator
+from tests.nets.tiny import make
 from tests.train.runs import refused
 from tests.translate.nets import ALPHABET, TOKENIZER, WINDOW, parallel
 
@@ -99,6 +102,48 @@ def test_the_length_factor_is_that_of_the_training(home, lines):
     assert [min(round(1.5 * n), WINDOW - 1) for n in plain] == typed != plain
 
 
+def test_lengths_of_cmlm_are_compared_by_the_mean(home, remask, lines):
+    def found(*words, model="cmlm"):
+        return outputs(lines, home, "--lengths", 9, "--steps", 1, *words, model=model)[0]
+
+    total, mean = (found("--rank", how) for how in ("sum", "mean"))
+    assert total != mean
+    assert found() == mean
+    assert found("--length-penalty", 0) == total, "a penalty divides the sum"
+    assert found(model="axe") == found("--rank", "sum", model="axe")
+    refused(
+        remask(*map(str, ("translate", home / "cmlm", "--data", home / "source.txt", "--rank", "mean")), *PENALTY),
+        "--rank mean came too",
+    )
+    for words in ((), (home / "cmlm",), (home / "axe",)):
+        text = " ".join(remask("translate", *words, "--help").out.split())
+        assert "default: what DIR was trained for: mean for cmlm, else sum" in text
+
+
+PENALTY = ("--length-penalty", "1")
+
+
+def test_a_factor_below_one_writes_shorter(home, lines):
+    short, plain = (outputs(lines, home, "--length-factor", factor)[0] for factor in (0.5, 1))
+    assert [max(round(one["length"] / 2), 1) for one in plain if one["length"]] == [
+        one["length"] for one in short if one["length"]
+    ]
+
+
+def test_the_window_is_what_was_trained_on_as_far_as_both_parts_reach():
+    def of(net, **text):
+        return Translator(net, TOKENIZER, ALPHABET, {"recipe": {"text": text}} if text else {}, "here").window
+
+    assert of(parallel()) == of(parallel(), length=400) == WINDOW
+    assert of(parallel(), length=9) == 9
+    half = make("bert")
+    crossed = clone(half, longest_target=20)
+    assert (of(crossed), of(crossed, length=30), half.length) == (21, 21, 40)
+    narrow = clone(half, writer=make("modernbert"), longest_target=half.length - 1)
+    narrow.encoder.model.config.max_position_embeddings = 16
+    assert of(narrow, length=30) == 16
+
+
 FACTORS = ((), ("--length-factor", "1.5"), ("--length-factor", "1"))
 
 
@@ -111,13 +156,14 @@ def test_standard_input(home, remask, monkeypatch):
     refused(remask("translate", home / "cmlm", "--data", "-"), "line 2 of standard input is not UTF-8")
 
 
-def test_long_sources_are_told_and_counted(home, remask, lines, tmp_path):
+@pytest.mark.parametrize("model", ["cmlm", "seq2seq"])
+def test_long_sources_are_told_and_counted(home, remask, lines, tmp_path, model):
     long = tmp_path / "long.txt"
     long.write_text("One two three. Four five six.\nshort\n" * 2)
-    done = remask("translate", home / "cmlm", "--data", long)
+    done = remask("translate", home / model, "--data", long)
     assert "line 1 has 29 tokens and the net reads 15" in " ".join(done.err.split())
     assert "2 sources were longer" in done.err
-    split, cut = (lines("translate", home / "cmlm", "--data", long, "--long", how) for how in ("split", "truncate"))
+    split, cut = (lines("translate", home / model, "--data", long, "--long", how) for how in ("split", "truncate"))
     assert [one["source_tokens"] for one in split[:-1]] == [28, 5, 28, 5]
     assert [one["source_tokens"] for one in cut[:-1]] == [15, 5, 15, 5]
     assert split[-1]["long"] == cut[-1]["long"] == 2

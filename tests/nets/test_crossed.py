@@ -14,6 +14,7 @@ from remask.core.sampler import sample
 from remask.core.stream import Stream
 from remask.nets.conditional import NetConditional
 from remask.nets.crossed import LAYERS, CrossAttention, clone
+from remask.nets.diagonal import diagonal
 from remask.nets.heads import FAMILIES
 from remask.samplers.mask_predict import MaskPredict
 from remask.train.optimizer import split
@@ -160,7 +161,7 @@ def test_cross_attention_is_torchs_own(grad):
     generator = torch.Generator().manual_seed(0)
     hidden, source = (torch.randn(3, n, d, generator=generator).double() for n, d in ((5, 32), (9, 24)))
     with torch.set_grad_enabled(grad):
-        found = ours(hidden, *ours.remember(source), SEEN)
+        found = ours(hidden, *ours.remember(source), SEEN[:, None, None])
     assert found.requires_grad == grad
     added, _ = theirs(ours.norm(hidden), source, source, key_padding_mask=~SEEN)
     assert gap(found.detach(), (hidden + added).detach()) < 1e-12
@@ -173,10 +174,11 @@ def test_places_come_before_the_first_layer_and_cross_attention_after_each():
     with torch.no_grad():
         memory = net.read(SOURCE, SEEN).memory
         hidden = model.bert.embeddings(tokens)
+        mask = diagonal(net.diagonal.weight, SEEN, 12, None)
         hidden = hidden + net.from_start.weight[:12] + net.from_end.weight[:12].flip(0)
         for number, layer in enumerate(model.bert.encoder.layer):
             hidden = layer(hidden)
-            hidden = net.cross[number](hidden, memory.keys[number], memory.values[number], SEEN)
+            hidden = net.cross[number](hidden, memory.keys[number], memory.values[number], mask)
         encoded = model.bert(SOURCE, attention_mask=SEEN.long())[0]
         assert gap(net.decode(tokens, memory), hidden) < 1e-5
         for row, length in enumerate(SEEN.sum(1).tolist()):
@@ -337,7 +339,7 @@ def test_half_precision_and_training_come_along():
 def test_what_cannot_be_is_refused():
     net = make("bert")
     for longest in (0, net.length):
-        with pytest.raises(BadInput, match=r"type --length 40 or less"):
+        with pytest.raises(BadInput, match=r"type --length 40 or less, and with a --length-factor"):
             clone(net, longest_target=longest)
     assert clone(net, longest_target=net.length - 1).length == net.length
     with pytest.raises(BadInput, match="cannot be tied"):
@@ -374,7 +376,7 @@ def test_every_parameter_learns_once_cross_attention_speaks(family):
 def test_small_tables_go_to_adamw_and_projections_to_muon():
     net = clone(make("remask-modernbert"), longest_target=9)
     blocks, tables, _ = ({id(p) for p in part} for part in split(net))
-    small = [net.from_start.weight, net.from_end.weight, net.length_head.table.weight]
+    small = [net.from_start.weight, net.from_end.weight, net.diagonal.weight, net.length_head.table.weight]
     assert {id(p) for p in small} <= tables
     assert {id(p) for p in net.cross.parameters() if p.ndim == 2} <= blocks
 

@@ -8,7 +8,7 @@ import torch
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from remask.nets.relative import bucket
-from remask.nets.t5 import ParallelT5, T5Net, parallel
+from remask.nets.t5 import ParallelT5, T5Net, _padding, parallel
 from remask.train.checkpoint import quiet
 from tests.nets.tiny import gap, padding, shake, text
 
@@ -44,7 +44,7 @@ MAKE = {
 }
 SOURCE, SEEN = text(3, 11, seed=3), padding([11, 5, 8], 11)
 TARGET, GIVEN = text(3, 9, seed=4), padding([9, 6, 3], 9)
-NAMES = ["length_token", "from_start.weight", "from_end.weight", "length_head.table.weight"]
+NAMES = ["length_token", "from_start.weight", "from_end.weight", "diagonal.weight", "length_head.table.weight"]
 
 
 def make(name, seed=0):
@@ -235,7 +235,7 @@ def test_places_are_counted_from_both_ends_of_each_row():
         memory = net.read(SOURCE, SEEN).memory
         bias = net._bias(net.model.decoder, 9, 9, two_ways=True)
         bias = bias.masked_fill(~(GIVEN[:, None] | torch.eye(9, dtype=torch.bool))[:, None], -torch.inf)
-        expected = net.logits(net._run(embedded, memory, bias, None)[0].flatten(0, 1)).view(3, 9, -1)
+        expected = net.logits(net._run(embedded, memory, bias, _padding(SEEN), None)[0].flatten(0, 1)).view(3, 9, -1)
     assert gap(logits(net)[GIVEN], expected[GIVEN]) < 1e-5
     assert gap(logits(net)[:2], plain[:2]) > 1e-3
     assert gap(logits(net)[2, :3], plain[2, :3]) == 0  # too short to have such a place

@@ -22,7 +22,7 @@ from tests.oracle import LawNet, surprise
 PAD, END, MASK, SIZE, LONGEST = 0, 7, 8, 9, 12
 WORDS = range(1, 7)
 ALPHABET = Alphabet(size=SIZE, mask=MASK, pad=PAD, end=END, special=frozenset({PAD, END, MASK}))
-VARIANTS = [AXE(), AXE(2.0), AXE(1.0, 1.5), AXE(3.0, 0.5), AXE(2.0, 1.3), AXE(1.5, masking="uniform")]
+VARIANTS = [AXE(), AXE(2.0), AXE(1.0, 1.5), AXE(3.0, 2.0), AXE(2.0, 1.3), AXE(1.5, masking="uniform")]
 
 
 class TableReading(LawNet):
@@ -105,12 +105,12 @@ def test_a_canvas_with_room_for_blanks():
     assert question.counts.tolist() == [5, 2]
 
 
-def test_a_canvas_too_short_has_a_cell():
-    question, _ = asked(AXE(length_factor=0.3), pairs(TARGETS[:4], SOURCES[:4]))
-    assert question.at.sum(1).tolist() == [1, 1, 1, 1]
-    assert question.tokens[:, 1].tolist() == [END] * 4
-    assert question.targets.shape == (4, 5), "the target's end is still there"
-    assert question.counts.tolist() == [10, 4]
+@pytest.mark.parametrize("factor", [1.0, 1.01, 1.25, 1.5, 2.0, 3.7])
+def test_a_canvas_always_holds_its_target(factor):
+    question, _ = asked(AXE(length_factor=factor))
+    assert (question.at.sum(1) >= question.weight.sum(1)).all()
+    assert (question.targets == END).sum(1).tolist() == [1] * len(TARGETS), "the target's end is still there"
+    assert (question.tokens == END).sum(1).tolist() == [1] * len(TARGETS), "and that of the canvas"
 
 
 @every
@@ -243,7 +243,7 @@ def test_bugs_are_caught(bug):
 
 
 def test_attention_follows_the_canvas():
-    for objective in (AXE(length_factor=1.5), AXE(length_factor=0.5)):
+    for objective in (AXE(length_factor=1.5), AXE(length_factor=2.0)):
         question, stream = asked(objective)
         net = TableNet()
         objective(net, question, stream)
@@ -364,6 +364,9 @@ def test_blanks_anywhere_leave_the_text(text, data):
         ({"skip_penalty": float("inf")}, "--skip-penalty"),
         ({"skip_penalty": float("nan")}, "--skip-penalty"),
         ({"length_factor": -1.0}, "--length-factor"),
+        ({"length_factor": 0.9}, "a canvas must hold its target, so type 1 or more"),
+        ({"length_factor": float("inf")}, "--length-factor"),
+        ({"length_factor": float("nan")}, "--length-factor"),
         ({"masking": "half"}, "--masking all|uniform"),
         ({"masking": "uniform", "length_factor": 1.1}, "--masking all"),
     ],

@@ -140,6 +140,7 @@ def test_the_record_says_how_long_a_run_read_and_an_older_record_is_understood(t
     run = undisturbed("muon")
     assert checkpoint.load(run).facts["recipe"]["start"]["causal_first"] == 0.2
     assert json.loads((run / "recipe.json").read_text())["start"]["causal_first"] == 0.2
+    assert checkpoint.load(run).facts["objective"]["low_rates"] == 0.6
     old = tmp_path / "run"
     shutil.copytree(run, old)
     recipe = json.loads((old / "recipe.json").read_text())
@@ -148,5 +149,6 @@ def test_the_record_says_how_long_a_run_read_and_an_older_record_is_understood(t
     for name in ("carry_over", "zero_masking", "timesteps", "low_rates"):
         del recipe["fields"][name]
     (old / "recipe.json").write_text(json.dumps(recipe))
-    refused(train(old, *runs.MUON, "--resume"), "causal_first = 0.0 and now 0.2")
-    well(train(old, *runs.MUON, "--resume", "--causal-first", "0"))
+    refused(train(old, *runs.MUON, "--resume"), "low_rates = 0.0 and now 0.6")
+    refused(train(old, *runs.MUON, "--resume", "--low-rates", "0"), "causal_first = 0.0 and now 0.2")
+    well(train(old, *runs.MUON, "--resume", "--causal-first", "0", "--low-rates", "0"))

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+import remask
+from remask.cli import main
 from remask.core.errors import BadCheckpoint, BadInput
 from remask.core.stream import Stream
 from remask.data.buckets import Buckets
@@ -17,10 +19,10 @@ from remask.nets.t5 import T5Net
 from remask.objectives import OBJECTIVES
 from remask.train.loader import Loader
 from remask.train.paired import PairLoader, batch_of, weigh_pairs
-from remask.train.recipe import Recipe, Start, Text
+from remask.train.recipe import OF_PAIRS, Recipe, Start, Text
 from remask.train.run import train
 from remask.train.settings import Training
-from remask.train.translator import load_translator
+from remask.train.translator import Translator, load_translator
 
 PAIRED = ["cmlm", "padir", "axe", "sundae", "seq2seq"]
 WORDS = ["red", "cat", "sat", "on", "a", "mat", "dog", "ran"]
@@ -44,6 +46,13 @@ def home(tmp_path_factory):
     (home / "train.tsv").write_text(lines(300, 0))
     (home / "valid.tsv").write_text(lines(40, 1))
     return home
+
+
+@pytest.fixture(scope="module")
+def written(home):
+    """A run of cmlm, hardly begun."""
+    fit(home, home / "cmlm", "cmlm", steps=1)
+    return home / "cmlm"
 
 
 def recipe(home, objective, *, steps=3, fields=None, start=None, **training):
@@ -72,6 +81,14 @@ def test_a_run_leaves_a_translator(home, tmp_path, objective):
     assert facts["data"]["train"]["kept"] == 300
     assert {"bleu", "chrf"} <= set(facts["metrics"])
     assert ("length_accuracy" in facts["metrics"]) == (objective != "seq2seq")
+
+
+def test_python_gets_a_translator_too(home, tmp_path):
+    """`remask.train(...)` opens what it left, and a run on pairs leaves no language model."""
+    texts = {"pairs": home / "train.tsv", "valid": home / "valid.tsv", "tokenizer": "byte", "length": 40}
+    found = remask.train("padir", out=tmp_path / "run", net="tiny", steps=1, batch=4, bf16=False, **texts)
+    assert isinstance(found, Translator)
+    assert found.facts["objective"]["name"] == "padir"
 
 
 @pytest.mark.parametrize("objective", ["padir", "seq2seq"])
@@ -228,13 +245,105 @@ def test_stages_of_text_are_refused(home, tmp_path, flag):
         fit(home, tmp_path / "run", "cmlm", start=start)
 
 
-def test_a_parallel_decoder_goes_not_left_to_right(home, tmp_path):
-    fit(home, tmp_path / "run", "cmlm")
+@pytest.mark.parametrize(
+    ("objective", "flags", "sentence"),
+    [
+        ("seq2seq", {"length_head": "affine"}, r"--length-head came for seq2seq, .*: leave it out"),
+        ("seq2seq", {"length_head": "both"}, "--length-head came for seq2seq"),
+        ("cmlm", {"length_head": "both", "init": "parallel"}, "which has a length head already: leave it out"),
+        (
+            "cmlm",
+            {"dropout": 0.1, "init": "t5"},
+            r"--dropout came with --init .*whose config says its own: leave it out",
+        ),
+        ("cmlm", {"dropout": 0.0, "init": "lm"}, "--dropout came with --init"),
+        ("cmlm", {"init_parts": "both"}, "--init-parts came without --init: type --init DIR, a masked"),
+        ("padir", {"init_parts": "encoder", "init": "t5"}, "begins both parts anyway: leave it out"),
+        ("padir", {"init_parts": "both", "init": "parallel"}, "begins both parts anyway: leave it out"),
+        ("padir", {"init_parts": "both", "init": "crossed"}, "begins both parts anyway: leave it out"),
+        ("axe", {"directional_heads": True}, "--directional-heads came for axe, .*: leave it out"),
+        ("axe", {"directional_heads": False}, "--no-directional-heads came for axe"),
+        ("mdlm", {"dropout": 0.1}, "--dropout came for mdlm, and is for encoder-decoders: leave it out"),
+        ("mdlm", {"length_head": "both"}, "--length-head came for mdlm"),
+        ("electra", {"init_parts": "both", "init": "lm"}, "--init-parts came for electra"),
+    ],
+    ids=str,
+)
+def test_flags_that_nobody_would_read_are_refused(home, tmp_path, objective, flags, sentence):
+    families = {"t5": "t5", "parallel": "remask-t5", "crossed": "remask-crossed", "lm": "modernbert"}
+    if "init" in flags:
+        place = tmp_path / flags["init"]
+        place.mkdir()
+        (place / "config.json").write_text(json.dumps({"model_type": families[flags["init"]]}))
+        flags = {**flags, "init": str(place)}
+    with pytest.raises(BadInput, match=sentence):
+        fit(home, tmp_path / "run", objective, start=Start(net="tiny", **flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_says_it_and_exits_with_two(home, tmp_path, capsys):
+    words = ["train", "seq2seq", "--pairs", str(home / "train.tsv"), "--out", str(tmp_path / "run"), "--steps", "1"]
+    assert main([*words, "--length-head", "both"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("remask: --length-head came for seq2seq, which goes left to right")
+    assert said.count("\n") == 1
+    assert main([*words, "--directional-heads"]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_that_are_read_pass(home, tmp_path):
+    fit(home, tmp_path / "run", "cmlm", steps=1, start=Start(net="tiny", length_head="affine", dropout=0.3))
+    opened = load_translator(tmp_path / "run")
+    assert not opened.net.length_head.classifies
+    assert opened.net.model.config.dropout_rate == 0.3
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(BadInput, match="--dropout came as"):
+            Start(dropout=wrong)
+
+
+def test_records_say_what_was_left_open_and_older_ones_are_resumed(home, tmp_path):
+    run = tmp_path / "run"
+    fit(home, run, "seq2seq")
+    start = json.loads((run / "recipe.json").read_text())["start"]
+    assert (start["init_parts"], start["length_head"], start["dropout"]) == ("both", "both", 0.1)
+    fit(home, run, "seq2seq", resume=True, start=Start(net="tiny", length_head="both"))  # it once could be typed
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["start"]["length_head"] = "affine"  # and had no effect
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    fit(home, run, "seq2seq", resume=True, start=Start(net="tiny", length_head="affine"))
+    with pytest.raises(BadInput, match="was started with length_head = 'affine' and now 'both'"):
+        fit(home, run, "seq2seq", resume=True)
+
+
+def test_runs_from_before_there_were_encoder_decoders_are_resumed(tmp_path, home):
+    (tmp_path / "text.txt").write_text((home / "train.tsv").read_text())
+    text = Text(data=(str(tmp_path / "text.txt"),), tokenizer="byte", length=16)
+    plan = Recipe("mdlm", Training(steps=1, batch=2, evaluations=1), text, Start(net="tiny", causal_first=0.0))
+    train(plan, tmp_path / "run")
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    for field in OF_PAIRS:
+        del recipe["start"][field]
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(recipe))
+    train(plan, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(("factor", "most"), [(1.0, 40), (1.5, 27), (2.0, 20), (1.3, 31)])
+def test_the_length_that_is_too_much_is_the_one_that_was_typed(home, written, tmp_path, factor, most):
+    start = Start(init=str(written))
+    wide = recipe(home, "axe", steps=1, start=start, fields={"length_factor": factor})
+    with pytest.raises(
+        BadInput, match=rf"--length came as {most + 1}\b.*beyond the 40.*--length {most} or less"
+    ) as said:
+        train(replace(wide, text=replace(wide.text, length=most + 1)), tmp_path / "wide")
+    cells = round(most * factor) + 1
+    assert (f"--length-factor as {factor:g}, which is a canvas of {cells} cells" in str(said.value)) == (factor != 1)
+    if factor == 1.5:  # what it says to type is right
+        train(replace(wide, text=replace(wide.text, length=most)), tmp_path / "wide")
+
+
+def test_a_parallel_decoder_goes_not_left_to_right(home, written, tmp_path):
     with pytest.raises(BadCheckpoint, match="cannot go left to right"):
-        fit(home, tmp_path / "no", "seq2seq", start=Start(init=str(tmp_path / "run")))
-    with pytest.raises(BadInput, match="is beyond the 40"):
-        wide = recipe(home, "cmlm", start=Start(init=str(tmp_path / "run")))
-        train(replace(wide, text=replace(wide.text, length=80)), tmp_path / "wide")
+        fit(home, tmp_path / "no", "seq2seq", start=Start(init=str(written)))
 
 
 def test_a_foreign_t5_is_opened_with_its_last_sentinel_as_the_mask(tmp_path):

@@ -238,6 +238,49 @@ def test_the_beam_goes_on_only_while_something_can_still_win():
     assert torch.equal(short.calls[early], long.calls[early])
 
 
+class Patient(Finished):
+    """Never says what it has, so that every source is written to the end: the beam without its bound."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.best = self.score.clone()
+
+    def take(self, *given):
+        self.score = self.best
+        super().take(*given)
+        self.score = torch.full_like(self.best, -torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("longest", "penalty", "most"),
+    [(12, 1.0, 0.97), (12, 0.6, 0.82), (12, 0.0, 0.55), (12, -1.0, 0.45), (24, 1.0, 0.95)],
+)
+def test_the_bound_changes_no_winner_and_saves_calls(monkeypatch, longest, penalty, most):
+    """most: the share of all calls that is left."""
+    given = [(seed, width) for seed in range(4) for width in (2, 4)]
+
+    def written():
+        return [beam(tiny(s), *sources(6, 9, TINY, s), TINY, longest, width, penalty) for s, width in given]
+
+    found = written()
+    monkeypatch.setattr(left_to_right, "Finished", Patient)
+    whole = written()
+    assert [one.tokens for one in found] == [one.tokens for one in whole]
+    assert all(torch.allclose(one.log_prob, other.log_prob) for one, other in zip(found, whole))
+    assert torch.cat([one.length for one in found]).unique().numel() >= 8
+    calls, all_calls = (torch.cat([one.calls for one in some]) for some in (found, whole))
+    assert (all_calls == longest).all()
+    assert calls.double().mean() < most * longest
+
+
+def test_no_bound_could_be_tighter():
+    """The end at once has p = 0.9; whatever goes on costs log 0.1 and then nothing: as 22 tokens it wins, as 21 not."""
+    table = {3: {2: 0.9, 4: 0.1}, 4: {4: 1.0}}
+    short, long = (by_table(table, beam, (3,), longest, 2, 1.0) for longest in (21, 22))
+    assert (short.tokens, short.calls.tolist()) == ([[]], [1])
+    assert (long.tokens, long.calls.tolist()) == ([[4] * 22], [22])
+
+
 def test_dropout_rests_and_wakes_again():
     reader, (source, attend) = T5Net(model(seed=5)), sources(4, 9, seed=5)
     before = greedy(reader, source, attend, ALPHABET, LONGEST).tokens

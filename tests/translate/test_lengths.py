@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput, UnknownName
-from remask.translate.lengths import Lengths, candidates, canvas
+from remask.translate.lengths import RANKS, Lengths, candidates, canvas
+from remask.translate.usual import RANKED, TRAINED, lengths_of
 
 LOG_PROB = torch.tensor([[0.1, 0.5, 0.3, 0.1], [0.6, 0.1, 0.1, 0.2]]).log()
 
@@ -27,6 +28,11 @@ def test_the_factor_makes_room_before_the_shifts():
     assert candidates(LOG_PROB, 1, shifts=3, factor=1.5).tolist() == [[3, 2, 4], [2, 1, 3]]
     assert candidates(LOG_PROB, 1, factor=10).tolist() == [[4], [4]]
     assert candidates(LOG_PROB, 1, factor=0.01).tolist() == [[1], [1]]
+
+
+def test_a_factor_below_one_writes_shorter():
+    assert Lengths(length_factor=0.5).of(LOG_PROB).tolist() == [[1], [1]]
+    assert Lengths(length_factor=0.5, lengths=4).of(LOG_PROB)[0].tolist() == [1, 2, 0, 0]
 
 
 def test_given_lengths_take_the_place_of_predicted_ones():
@@ -94,3 +100,12 @@ def test_what_cannot_be_is_refused(fields):
 def test_an_unknown_rank():
     with pytest.raises(UnknownName, match="mean, sum"):
         Lengths(rank="median")
+
+
+def test_lengths_are_compared_as_the_net_was_trained_to_be():
+    assert Lengths(**lengths_of({"name": "cmlm", "stratified": True})) == Lengths(rank="mean")
+    assert Lengths(**lengths_of({"name": "axe", "length_factor": 1.5})) == Lengths(length_factor=1.5)
+    for objective in ({"name": "axe"}, {"name": "padir"}, {"name": "sundae"}, {"name": "mdlm"}, {}):
+        assert Lengths(**lengths_of(objective)) == Lengths()
+    assert RANKED.keys() <= TRAINED.keys()
+    assert set(RANKED.values()) <= RANKS.keys()
