@@ -89,7 +89,9 @@ def test_sample_is_a_line_a_text(lines, masked, model):
     assert len({one["text"] for one in found}) == 3
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("gibbs", "remdm", "p2"))) for name in SAMPLERS]
+)
 def test_the_batch_changes_nothing_but_speed(lines, masked, sampler):
     words = ["sample", masked, "--n", 5, "--length", 10, "--sampler", sampler]
     texts = [[(t["text"], t["calls"]) for t in lines(*words, "--batch", batch)] for batch in (1, 2, 5, 16)]

@@ -130,7 +130,9 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "order", [next(iter(ORDERS)), *(pytest.param(o, marks=pytest.mark.slow) for o in [*ORDERS][1:])]
+)
 def test_directional_checkpoints_open_after_importing_remask_in_either_order(order, saved):
     done = python(ORDERS[order] + OPEN, saved)
     assert done.returncode == 0, done.stderr
@@ -140,6 +142,7 @@ def test_directional_checkpoints_open_after_importing_remask_in_either_order(ord
         assert found[name + " class"] == "remask.nets.directional"
 
 
+@pytest.mark.slow
 def test_our_own_module_may_be_what_imports_transformers_first():
     code = "import remask.nets.directional as d, sys\nassert d.AutoConfig.for_model('remask-modernbert')\n"
     done = python("import remask, sys\nassert 'transformers' not in sys.modules\n" + code)

@@ -112,6 +112,7 @@ print(json.dumps([type(model).__name__, model.config.model_type, said.tolist()])
 """
 
 
+@pytest.mark.slow
 def test_open_heads_are_saved_as_a_modernbert_that_transformers_opens_alone(tmp_path):
     net, tokens = make("remask-modernbert"), masked(text(2, 16))
     open_heads(net, 1.0)

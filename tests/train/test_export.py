@@ -62,6 +62,7 @@ print(json.dumps(found))
 )
 
 
+@pytest.mark.slow
 def test_both_parts_say_elsewhere_what_the_trained_pair_says(line, tmp_path):
     """A fresh process, without remask, against the raw weights that training would go on from."""
     run, tokens = undisturbed("gdes"), some_text()

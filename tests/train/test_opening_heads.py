@@ -111,6 +111,7 @@ def test_a_time_conditioned_run_opens_again_and_bad_company_is_refused(tmp_path)
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_more_steps_neither_shut_the_heads_nor_read_again(tmp_path):
     run = tmp_path / "run"
     shutil.copytree(undisturbed("opening"), run)

@@ -91,7 +91,7 @@ def test_python_gets_a_translator_too(home, tmp_path):
     assert found.facts["objective"]["name"] == "padir"
 
 
-@pytest.mark.parametrize("objective", ["padir", "seq2seq"])
+@pytest.mark.parametrize("objective", ["padir", pytest.param("seq2seq", marks=pytest.mark.slow)])
 def test_resuming_is_bit_for_bit(home, tmp_path, objective):
     whole = fit(home, tmp_path / "whole", objective, steps=6, save_steps=3)
     part = tmp_path / "part"
@@ -133,7 +133,7 @@ def test_a_parallel_decoder_begins_with_the_teachers_weights(home, tmp_path):
     assert (ours.shared.weight - theirs.shared.weight).abs().max() < far
 
 
-@pytest.mark.parametrize("parts", ["both", "none"])
+@pytest.mark.parametrize("parts", ["both", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_masked_lm_becomes_both_halves(home, tmp_path, parts):
     fit_lm = tmp_path / "lm"
     (tmp_path / "text.txt").write_text((home / "train.tsv").read_text())
@@ -152,6 +152,7 @@ def test_a_masked_lm_becomes_both_halves(home, tmp_path, parts):
         fit(home, tmp_path / "no", "seq2seq", start=start)
 
 
+@pytest.mark.slow
 def test_it_learns(home, tmp_path):
     """Words turned around: the length is a law, and letters come to be known."""
     before = fit(home, tmp_path / "one", "cmlm", steps=2)

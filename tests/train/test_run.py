@@ -299,7 +299,7 @@ def test_unknown_names_in_python(tmp_path):
 @pytest.mark.parametrize(
     ("objective", "steps", "flags"),
     [
-        ("mdlm", 60, ("--causal-first", "0", "--low-rates", "0")),
+        pytest.param("mdlm", 60, ("--causal-first", "0", "--low-rates", "0"), marks=pytest.mark.slow),
         ("mdlm", 90, ()),  # by default a fifth of them reads, and most of the rest see low rates
         ("autoregressive", 60, ()),
     ],
