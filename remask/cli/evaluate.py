@@ -1,16 +1,27 @@
-"""remask evaluate DIR: weigh a model on a text, on minimal pairs, or by a linear probe of its hidden states."""
+"""remask evaluate DIR: weigh a model on a text, on minimal pairs, or by a linear probe of its hidden states.
+
+With --adapt a left-to-right model reads the text as one, and may learn from what it has read.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
-from remask.cli.flags import READERS
-from remask.cli.words import Parser, parser
+from remask.cli.flags import READERS, add, describe, fields, flag_of, take
+from remask.cli.words import Parser, parser, peek
+from remask.core.errors import BadInput
+from remask.decoders.adapt import ADAPT
+
+OF_DECODING = ("temperature",)  # fields that change no score
+# what only the usual evaluations have, where it is not typed
+USUAL = {"length": None, "draws": 8, "estimator": "count", "pairs": None, "columns": None}
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate."""
-    words = parser("evaluate", "DIR (--data F [F ...] | --minimal-pairs F | --probe F --data F) [...] [--json]")
+    usage = "DIR (--data F [F ...] [--adapt NAME] | --minimal-pairs F | --probe F --data F) [...] [--json]"
+    words = parser("evaluate", usage)
     words.add_argument(
         "checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model or detector"
     )
@@ -19,21 +30,26 @@ def main(arguments: list[str]) -> int:
     _text(words)
     _pairs(words)
     _probe(words)
-    values = words.parse_args(arguments)
-    return _weigh(values)
+    name = peek(arguments, "--adapt", "")
+    names = _adapt(words, name)
+    values = _parse(words, arguments)
+    if values.adapt != name:
+        raise BadInput(f"--adapt came as {name} and as {values.adapt}: type it once.")
+    return _weigh(values, names)
 
 
-def _weigh(values: argparse.Namespace) -> int:
-    from remask.cli import weighing
-    from remask.core.errors import BadInput
-
+def _weigh(values: argparse.Namespace, names: Sequence[str]) -> int:
     if values.minimal_pairs and (values.data or values.probe):
         raise BadInput("--minimal-pairs came with --data or --probe: type one of them at a time.")
-    if values.minimal_pairs:
-        return weighing.by_pairs(values)
-    if not values.data:
+    if not values.minimal_pairs and not values.data:
         of = "--probe came without --data: type --data with the labelled texts to test on"
         raise BadInput(f"{of}." if values.probe else "nothing to weigh on: type --data F, or --minimal-pairs F.")
+    if values.adapt:
+        return _adapted(values, names)
+    from remask.cli import weighing
+
+    if values.minimal_pairs:
+        return weighing.by_pairs(values)
     return weighing.by_probe(values) if values.probe else weighing.by_text(values)
 
 
@@ -88,3 +104,54 @@ def _probe(words: Parser) -> None:
         metavar="NAMES",
         help="what is in which column, for example label,text (or text,text_pair,label); default: the header's names",
     )
+
+
+def _adapt(words: Parser, name: str) -> list[str]:
+    """The flags of a way to adapt, if one was typed; the names of its fields."""
+    group = words.add_argument_group("--data F --adapt NAME: a left-to-right model reads the text as one, and adapts")
+    group.add_argument(
+        "--adapt",
+        default="",
+        metavar="NAME",
+        help=f"one of {', '.join(ADAPT)}: overlapping windows, a plain cache, steps on the weights, steps on the "
+        "cached states; each has flags of its own: type --adapt NAME --help",
+    )
+    if not name:
+        return []
+    group.add_argument(
+        "--streams",
+        type=READERS["int"],
+        default=1,
+        metavar="N",
+        help="parts of the text that are read side by side, each from its beginning [default: 1]",
+    )
+    row = describe(ADAPT[name])
+    names = add(words, ADAPT[name], f"--adapt {name}: {row.summary.removesuffix('.')}", skip=OF_DECODING)
+    if "lr" not in names:  # so that one command line serves all
+        group.add_argument("--lr", type=READERS["float"], help=argparse.SUPPRESS)
+    return names
+
+
+def _parse(words: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """What was typed; BadInput for a flag of another way to adapt, and whose it is."""
+    values, rest = words.parse_known_args(arguments)
+    for flag in (word.split("=")[0] for word in rest if word.startswith("--")):
+        having = [row for row, place in ADAPT.items() if flag in map(flag_of, (f.name for f in fields(place)))]
+        if having and flag.removeprefix("--") not in OF_DECODING:
+            raise BadInput(f"{flag} came, which belongs to --adapt {' and '.join(having)}: type that with it.")
+    if rest:
+        words.error(f"unrecognized arguments: {' '.join(rest)}")
+    return values
+
+
+def _adapted(values: argparse.Namespace, names: Sequence[str]) -> int:
+    if values.minimal_pairs or values.probe:
+        raise BadInput("--adapt came with --minimal-pairs or --probe: it weighs a text, type it with --data alone.")
+    typed = [name for name, usual in USUAL.items() if getattr(values, name) != usual]
+    if typed:
+        raise BadInput(f"{flag_of(typed[0])} came with --adapt, which reads the text as one: leave it out.")
+    adaptation = ADAPT.load(values.adapt)(**take(values, names))
+
+    from remask.cli import adapting
+
+    return adapting.by_adapting(values, adaptation)

@@ -195,6 +195,8 @@ def fillings(model: Checkpoint, values: argparse.Namespace, sampler: Any = None)
     from remask.data.pattern import lead_of
     from remask.data.spelling import spelling
 
+    if model.net.causal:
+        model.conditional()  # says what to type instead
     ids, gaps = question(model, values.text)
     wanted = _wanted(model, values, ids, gaps)
     conditional = drawing.conditional_of(model, values)

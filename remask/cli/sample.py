@@ -69,6 +69,8 @@ def main(arguments: list[str]) -> int:
     if values.checkpoint is None and not values.json:
         say(naming.SHIPPED)
     model = load(values.checkpoint)
+    if model.net.causal:
+        model.conditional()  # says what to type instead
     canvas = _canvas(model, values, sampler)
     sampler = _fitted(model, values, sampler, canvas)
     drawing.in_view(sampler, canvas.tokens.shape[1], {"--require": values.require})

@@ -10,6 +10,7 @@ from remask.cli.flags import add, describe, take
 from remask.cli.words import Parser, emit, parser
 from remask.objectives import OBJECTIVES
 
+ATTRIBUTE = "attribute"  # a classifier of a model's texts: no objective, since it changes no net
 ROOMS = {
     "text": ("remask.train.recipe:Text", "the text"),
     "start": ("remask.train.recipe:Start", "the net"),
@@ -34,10 +35,17 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         words = parser("train", "OBJECTIVE --data F [F ...] --out DIR (--steps N | --minutes M) [...]")
         words.epilog = "objectives: " + ", ".join(OBJECTIVES) + " (remask train OBJECTIVE --help shows the flags)"
+        words.epilog += (
+            f"; remask train {ATTRIBUTE} --help: what a left-to-right model's texts will be, for remask decode"
+        )
         words.add_argument("objective", choices=list(OBJECTIVES), metavar="OBJECTIVE", help=", ".join(OBJECTIVES))
         words.parse_args(arguments)
         return 2
     name = arguments[0]
+    if name == ATTRIBUTE:
+        from remask.cli.attribute import main as attribute
+
+        return attribute(arguments[1:])
     words, names = build(name)
     values = words.parse_args(arguments[1:])
     rooms = {room: take(values, fields) for room, fields in names.items()}
@@ -60,7 +68,9 @@ def _next(result: Any) -> str:
         return f"remask translate {place} --data FILE"
     if hasattr(result.net, "discriminator"):
         return f"remask export {place} --part discriminator --out DIR, or remask finetune {place}"
-    return f"remask sample {place}"
+    if hasattr(result.net, "read_window"):
+        return f"remask evaluate {place} --data FILE"
+    return f"remask decode {place}" if result.net.causal else f"remask sample {place}"
 
 
 def _train(name: str, rooms: dict[str, dict[str, Any]], values: Any, command: str) -> int:

@@ -24,6 +24,7 @@ from remask.data.text import read
 from remask.data.tokenizers import encode
 from remask.metrics.minimal_pairs import by_kind, minimal_pairs
 from remask.metrics.probe import MEASURES, fit, majority, measures
+from remask.nets.recurrent import RecurrentNet
 from remask.train import pairs as scoring
 from remask.train.checkpoint import load
 from remask.train.evaluate import weigh
@@ -37,7 +38,7 @@ def _json(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 @contextmanager
-def _bar(what: str, quiet: bool) -> Iterator[scoring.Progress]:
+def bar(what: str, quiet: bool) -> Iterator[scoring.Progress]:
     """A progress bar with the time left, on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet, expand=True, transient=True) as shown:
@@ -59,6 +60,10 @@ def by_text(values: argparse.Namespace) -> int:
     if values.draws < 1:
         raise BadInput(f"--draws came as {values.draws}: type 1 or more.")
     model = load(values.checkpoint)
+    if isinstance(model.net, RecurrentNet) and values.length is None:
+        from remask.cli.adapting import by_windows
+
+        return by_windows(values, model)
     length = values.length if values.length is not None else min(model.length, 512)
     if not 1 <= length <= model.length:
         raise BadInput(
@@ -90,7 +95,7 @@ def by_pairs(values: argparse.Namespace) -> int:
     pairs = scoring.read_pairs(values.minimal_pairs, most=values.pairs)
     model = _quick(open_any(values.checkpoint))
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
-    with _bar("scoring tokens", values.json) as progress:
+    with bar("scoring tokens", values.json) as progress:
         scores = scoring.score_sentences(model, texts, batch_tokens=values.batch_tokens, progress=progress)
     good, bad, kinds = scores[::2], scores[1::2], [pair.kind for pair in pairs]
     metrics, each = dict(minimal_pairs(good, bad, kinds=kinds)), by_kind(good, bad, kinds)
@@ -119,7 +124,7 @@ def by_probe(values: argparse.Namespace) -> int:
     names = class_names(train)
     check_seen(test, names)
     model = _quick(_encoder(values.checkpoint))
-    with _bar("reading tokens", values.json) as progress:
+    with bar("reading tokens", values.json) as progress:
         first, second = (
             features(model, part.texts, part.pairs, batch_tokens=values.batch_tokens, progress=progress)
             for part in (train, test)

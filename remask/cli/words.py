@@ -20,6 +20,7 @@ WORDS = {
     "sample": "write new text",
     "fill": "fill the blanks of a text",
     "translate": "translate lines of text, or make a student's pairs",
+    "decode": "better text from a left-to-right model: exact modes, beams, draws",
     "score": "-log p of every line of a text",
     "evaluate": "weigh a model on a text, on minimal pairs, or by a linear probe",
     "windows": "cut labelled windows of DNA out of an annotated genome",

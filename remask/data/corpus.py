@@ -51,6 +51,7 @@ def prepare(
     document: str = "file",
     unique: bool = False,
     reverse_complement: bool = False,
+    masked: bool = True,
 ) -> Corpus:
     """Read, split, encode and pack.
 
@@ -61,6 +62,7 @@ def prepare(
     unique: first drop the passages that repeat earlier ones (`split.drop_repeated`; of `sources` only).
     reverse_complement: add the other strand of every training document, after the split (DNA; a passage and its reverse
         complement count as the same passage, so none of them is held out).
+    masked: False for left-to-right nets, whose tokenizer needs no mask token.
     Raises what those raise: UnknownName, BadInput, BadData (a side shorter than one row), BadCheckpoint, MissingExtra.
     """
     documents = read(sources, column=column, document=document)
@@ -75,8 +77,9 @@ def prepare(
         train = _both_strands(train)
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.build(tokenizer, [one.text for one in train])
-    train_rows, train_notes = _side(train, tokenizer, length, "the training text")
-    valid_rows, valid_notes = _side(held, tokenizer, length, "the validation text")
+    end = tokenizers.alphabet(tokenizer, masked=masked).end
+    train_rows, train_notes = _side(train, tokenizer, length, end, "the training text")
+    valid_rows, valid_notes = _side(held, tokenizer, length, end, "the validation text")
     notes = {
         "train": train_notes,
         "valid": valid_notes,
@@ -98,14 +101,14 @@ def _both_strands(documents: Sequence[Document]) -> list[Document]:
 
 
 def _side(
-    documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, length: int, name: str
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, length: int, end: int | None, name: str
 ) -> tuple[Rows, dict[str, int]]:
     """Rows of one side, and its counts."""
     texts = [one.text for one in documents]
     dna = tokenizers.word_width(tokenizer) is not None
     unclear = ambiguous(texts, name) if dna else 0
     encoded = tokenizers.encode(tokenizer, texts)
-    rows = pack(encoded, length, tokenizers.alphabet(tokenizer).end, name)
+    rows = pack(encoded, length, end, name)
     counts = {
         "documents": len(documents),
         "characters": sum(map(len, texts)),

@@ -168,14 +168,15 @@ def load(directory: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def alphabet(tokenizer: PreTrainedTokenizerFast, size: int | None = None) -> Alphabet:
+def alphabet(tokenizer: PreTrainedTokenizerFast, size: int | None = None, *, masked: bool = True) -> Alphabet:
     """The ids that samplers and objectives need.
 
-    size: ids of the model, where it has more than the tokenizer (embeddings rounded up); the surplus is special.
+    size: ids of the model, where it has more than the tokenizer (embeddings rounded up); the surplus is special;
+    masked: False for a left-to-right model, whose tokenizer may have no mask (then `mask` is None: no id is banned).
     Raises BadCheckpoint without a mask token, or when the model has fewer ids than the tokenizer.
     """
     name = getattr(tokenizer, "name_or_path", "") or "memory"
-    if tokenizer.mask_token_id is None:
+    if masked and tokenizer.mask_token_id is None:
         raise BadCheckpoint(
             f"the tokenizer in '{name}' has no mask token, so nothing can be masked; take that of a masked language "
             "model, or add one: tokenizer.add_special_tokens({'mask_token': '[MASK]'})."

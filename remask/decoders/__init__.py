@@ -2,4 +2,13 @@
 
 from remask.core.table import Table
 
-DECODERS = Table("decoder", {})
+DECODERS = Table(
+    "decoder",
+    {
+        "beam": "remask.decoders.beam:Beam",
+        "conditional_beam": "remask.decoders.conditional_beam:ConditionalBeam",
+        "exact_mode": "remask.decoders.exact_mode:ExactMode",
+        "hidden_state": "remask.decoders.hidden_state:HiddenState",
+        "sampling": "remask.decoders.sampling:Sampling",
+    },
+)

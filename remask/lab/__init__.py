@@ -10,5 +10,6 @@ EXPERIMENTS = Table(
         "parallel": "remask.lab.parallel:Parallel",
         "diagnose": "remask.lab.diagnose:Diagnose",
         "gumbel": "remask.lab.gumbel:Gumbel",
+        "modes": "remask.lab.modes:Modes",
     },
 )

@@ -12,6 +12,7 @@ OBJECTIVES = Table(
         "d3pm": "remask.objectives.d3pm:D3PM",
         "sedd": "remask.objectives.sedd:SEDD",
         "autoregressive": "remask.objectives.autoregressive:Autoregressive",
+        "recurrent": "remask.objectives.recurrent:Recurrent",
         "cmlm": "remask.objectives.cmlm:CMLM",
         "padir": "remask.objectives.padir:PaDIR",
         "axe": "remask.objectives.axe:AXE",

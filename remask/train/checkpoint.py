@@ -26,6 +26,8 @@ from remask.nets.configs import WEIGHTS, check_attention, check_family, check_we
 from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.pair import GENERATOR, RAW, Pair
+from remask.nets.recurrent import BASE, RecurrentNet, is_recurrent, open_recurrent
+from remask.nets.recurrent import FAMILY as RECURRENT
 
 FACTS = "remask.json"
 STAGING = ".staging"
@@ -38,7 +40,7 @@ class Checkpoint(NamedTuple):
     facts: what `remask.json` says (objective, recipe, data fingerprint, metrics), empty for foreign directories.
     """
 
-    net: HuggingFaceNet
+    net: HuggingFaceNet | RecurrentNet
     tokenizer: Any
     alphabet: Alphabet
     facts: dict[str, Any]
@@ -53,10 +55,10 @@ class Checkpoint(NamedTuple):
         """p(x_i | the visible rest); BadInput for a causal net, which has none."""
         from remask.nets.conditional import NetConditional
 
-        if self.net.causal:
+        if self.net.causal or isinstance(self.net, RecurrentNet):
             raise BadInput(
                 f"{self.path} is an autoregressive net, which cannot fill masks: use a masked one, "
-                "or transformers' generate() for text from left to right."
+                "or remask decode for text from left to right."
             )
         return NetConditional(self.net, self.alphabet, **rest)
 
@@ -140,9 +142,16 @@ def load(path: str | Path) -> Checkpoint:
 
     path = locate(path)
 
-    net = load_net(path)
-    tokenizer = tokenizers.load(str(path))
-    return Checkpoint(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), read_facts(path), str(path))
+    with quiet():  # transformers does not know every family of ours
+        net = open_recurrent(path) if is_recurrent(path) else load_net(path)
+        tokenizer = tokenizers.load(str(path))
+    return Checkpoint(
+        net,
+        tokenizer,
+        tokenizers.alphabet(tokenizer, net.vocabulary, masked=not net.causal),
+        read_facts(path),
+        str(path),
+    )
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
@@ -195,12 +204,22 @@ def flush(directory: Path) -> None:
             os.close(handle)
 
 
+def _family(directory: Path) -> str | None:
+    """What a directory's config says that it is; None where it cannot be read."""
+    try:
+        return json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"]  # type: ignore[no-any-return]
+    except (ValueError, OSError, KeyError, TypeError):
+        return None
+
+
 def sound(directory: Path, training: bool = True) -> bool:
     """Whether a checkpoint directory is whole: every file there and readable to its end."""
     raw = (RAW,) if training and (directory / GENERATOR).is_dir() else ()
     wanted = ("config.json", WEIGHTS, *raw, *(STATE if training else (FACTS,)))
     if (directory / GENERATOR).is_dir():
         wanted += (f"{GENERATOR}/config.json", f"{GENERATOR}/{WEIGHTS}")
+    if (directory / BASE).is_dir() or _family(directory) == RECURRENT:
+        wanted += (f"{BASE}/config.json", f"{BASE}/{WEIGHTS}")
     if not all((directory / name).is_file() for name in wanted):
         return False
     states = [*directory.glob("*.pt"), *directory.glob("rng_state*.pth")] if training else []

@@ -39,6 +39,15 @@ OURS = (  # what a run writes into its directory
         f"generator/{name}"
         for name in ("model.safetensors.index.json", "sentencepiece.bpe.model", "chat_template.jinja")
     ),
+    *(
+        "base/config.json",
+        "base/generation_config.json",
+        "base/model*.safetensors",
+        "base/model.safetensors.index.json",
+    ),
+    *(f"base/{name}" for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")),
+    *(f"base/{name}" for name in ("vocab.json", "merges.txt", "spiece.model", "spm.model", "added_tokens.json")),
+    *(f"base/{name}" for name in ("sentencepiece.bpe.model", "chat_template.jinja")),
     *("checkpoints/checkpoint-*", "tensorboard/events.out.tfevents.*", checkpoint.STAGING),
 )
 
@@ -95,7 +104,7 @@ def _erase(run: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    for name in ("checkpoints", "tensorboard", "generator"):
+    for name in ("checkpoints", "tensorboard", "generator", "base"):
         if (run / name).is_dir() and not any((run / name).iterdir()):
             (run / name).rmdir()
 

@@ -19,6 +19,7 @@ from remask.metrics.likelihood import likelihood, nats_of_cells
 from remask.metrics.nelbo import draws_of_rows, nelbo
 from remask.nets.conditional import NetConditional
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.recurrent import RecurrentNet
 from remask.objectives.autoregressive import shifted
 from remask.train.checkpoint import Checkpoint
 
@@ -26,7 +27,7 @@ GROUP = 64  # windows scored together
 
 
 def weigh(
-    net: HuggingFaceNet,
+    net: HuggingFaceNet | RecurrentNet,
     alphabet: Alphabet,
     rows: Rows,
     *,
@@ -43,7 +44,7 @@ def weigh(
     rows = Rows(*(part.to(device) for part in rows))
     net.eval()
     try:
-        if net.causal:
+        if net.causal or isinstance(net, RecurrentNet):
             inputs = shifted(rows.tokens, rows.documents, alphabet.end)
             return dict(likelihood(net, inputs, rows.tokens, rows.documents, alphabet, bytes=rows.bytes))
         conditional = NetConditional(net, alphabet)  # told where documents end, it would bound less than -log p

@@ -13,6 +13,7 @@ from remask.core.errors import BadCheckpoint
 from remask.nets.convert import seeded
 from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
+from remask.nets.recurrent import RecurrentNet, is_recurrent, open_recurrent
 from remask.train.checkpoint import is_detector, load_net, open_model, quiet, read_facts, safe_config
 from remask.train.hub import locate
 
@@ -20,7 +21,7 @@ from remask.train.hub import locate
 class Opened(NamedTuple):
     """A checkpoint with any head; facts: what `remask.json` says, empty for foreign directories."""
 
-    net: HuggingFaceNet | Detector
+    net: HuggingFaceNet | Detector | RecurrentNet
     tokenizer: Any
     alphabet: Alphabet
     facts: dict[str, Any]
@@ -77,7 +78,13 @@ def open_any(path: str | Path) -> Opened:
     from remask.data import tokenizers
 
     path = locate(path)
-    net = open_net(path)
     with quiet():
+        net = open_recurrent(path) if is_recurrent(path) else open_net(path)
         tokenizer = tokenizers.load(str(path))
-    return Opened(net, tokenizer, tokenizers.alphabet(tokenizer, net.vocabulary), read_facts(path), str(path))
+    return Opened(
+        net,
+        tokenizer,
+        tokenizers.alphabet(tokenizer, net.vocabulary, masked=not net.causal),
+        read_facts(path),
+        str(path),
+    )

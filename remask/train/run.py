@@ -133,7 +133,7 @@ def train(
     found = checkpoint.newest(run) if resume else None
     material = gather(recipe, objective, found)
     corpus, net = material.corpus, material.net(objective)
-    alphabet = alphabet_of(corpus.tokenizer, net.vocabulary)
+    alphabet = alphabet_of(corpus.tokenizer, net.vocabulary, masked=not getattr(objective, "causal", False))
     material.ask(objective, alphabet)
     if not resume and rank() == 0:  # only now: a bad text or checkpoint must not cost an old run
         claim(out, _plain(recipe), resume, overwrite)

@@ -18,6 +18,8 @@ from remask.nets.convert import as_language_model
 from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.pair import Pair
+from remask.nets.recurrent import RecurrentNet
+from remask.objectives import OBJECTIVES
 from remask.train import checkpoint
 from remask.train.hub import locate
 from remask.train.loader import Loader
@@ -38,7 +40,7 @@ class TextMaterial:
         self.corpus = corpus_of(recipe, found)
         self._few = self.corpus.valid.select(spread(len(self.corpus.valid.tokens), CURVE_ROWS))
 
-    def net(self, objective: Any) -> HuggingFaceNet | Pair:
+    def net(self, objective: Any) -> HuggingFaceNet | Pair | RecurrentNet:
         """A fresh net, or the one that --init names."""
         return _net(self.recipe, self.corpus.tokenizer, objective)
 
@@ -76,9 +78,11 @@ def spread(rows: int, wanted: int) -> list[int]:
     return sorted({round(i * (rows - 1) / max(wanted - 1, 1)) for i in range(wanted)})
 
 
-def _net(recipe: Recipe, tokenizer: Any, objective: Any) -> HuggingFaceNet | Pair:
+def _net(recipe: Recipe, tokenizer: Any, objective: Any) -> HuggingFaceNet | Pair | RecurrentNet:
     start, length, seed = recipe.start, recipe.text.length, recipe.training.seed
     net: HuggingFaceNet | Detector
+    if hasattr(objective, "check_length"):
+        return _windowed(recipe, tokenizer, objective)
     if start.init is None:
         directional = True if start.open_heads else start.directional_heads
         if directional is None and not objective.writes:  # plain transformers must open what an encoder leaves
@@ -112,6 +116,23 @@ def _net(recipe: Recipe, tokenizer: Any, objective: Any) -> HuggingFaceNet | Pai
     if hasattr(objective, "furnish"):
         return objective.furnish(net, seed=seed, generator=_generator(objective.generator, tokenizer, length))
     return as_language_model(net, seed)
+
+
+def _windowed(recipe: Recipe, tokenizer: Any, objective: Any) -> RecurrentNet:
+    """A causal net that reads rows in windows, so that they may be longer than it."""
+    start, seed = recipe.start, recipe.training.seed
+    for flag in ("open_heads", "time_conditioning", "causal_first"):
+        if getattr(start, flag):
+            raise BadInput(f"--{flag.replace('_', '-')} came for a causal net, which never sees a mask: leave it out.")
+    if start.init is not None:
+        with checkpoint.quiet():
+            net = objective.open(locate(start.init), seed=seed)
+    else:
+        heads, size = start.directional_heads, objective.size
+        fresh = encoder.build(start.net, alphabet_of(tokenizer), size, causal=True, directional_heads=heads, seed=seed)
+        net = objective.furnish(fresh, seed=seed)
+    objective.check_length(recipe.text.length, net.window)
+    return net
 
 
 def _generator(name: str | None, tokenizer: Any, length: int) -> HuggingFaceNet | None:
@@ -148,4 +169,5 @@ def corpus_of(recipe: Recipe, found: Path | None) -> Corpus:
         document=text.document,
         unique=unique,
         reverse_complement=text.reverse_complement,
+        masked=not getattr(OBJECTIVES.load(recipe.objective), "causal", False),
     )

@@ -40,6 +40,10 @@ class _Questions:
         return self.loader.forever(lambda: self.budget.step)
 
 
+PARTLY = ("turn", "check_length")
+"""Marks of objectives whose steps may leave some parameters without a gradient: one net's turn, a slot nobody saw."""
+
+
 def bfloat16_here(device: torch.device) -> bool:
     """Whether bfloat16 products are fast on this device."""
     if device.type == "cuda":
@@ -102,7 +106,9 @@ class MaskedTrainer(Trainer):
         self.tokenizer, self.facts, self.fresh, self.heard, self.average = tokenizer, facts, fresh, heard, average
         super().__init__(
             model=learner,
-            args=arguments(settings, run, unused=hasattr(learner.objective, "turn")),
+            args=arguments(
+                settings, run, unused=any(hasattr(learner.objective, name) for name in ("turn", "check_length"))
+            ),
             compute_loss_func=scaled,  # tells Trainer that the loss is already scaled for accumulation
             callbacks=callbacks,
         )

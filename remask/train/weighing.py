@@ -30,7 +30,7 @@ def judge(
     An objective that bounds -log p is weighed by that bound alone. The masks depend on `seed` and the row only.
     """
     objective = getattr(objective, "weighed", objective)
-    if objective.bounds and isinstance(net, HuggingFaceNet):
+    if objective.bounds and not isinstance(net, Pair):
         return weigh(net, alphabet, rows, draws=draws, seed=seed)
     found = own_terms(objective, net, alphabet, rows, seed=seed)
     return found if isinstance(net, Pair) else {**found, **weigh(net, alphabet, rows, draws=draws, seed=seed)}

@@ -12,6 +12,8 @@ from remask.bench import BENCHES
 from remask.cli.flags import describe, fields
 from remask.cli.listing import TABLES
 from remask.cli.words import WORDS, emit, peek
+from remask.decoders import DECODERS
+from remask.decoders.adapt import ADAPT
 from remask.lab import EXPERIMENTS
 from remask.objectives import OBJECTIVES
 from remask.samplers import SAMPLERS
@@ -25,6 +27,9 @@ HELPS = [
     *([word, "--help"] for word in WORDS),
     *(["train", name, "--help"] for name in OBJECTIVES),
     *(["sample", "--sampler", name, "--help"] for name in SAMPLERS),
+    *(["decode", "--decoder", name, "--help"] for name in DECODERS),
+    *(["evaluate", "--adapt", name, "--help"] for name in ADAPT),
+    ["train", "attribute", "--help"],
     *(["bench", name, "--help"] for name in BENCHES),
     *(["lab", name, "--help"] for name in EXPERIMENTS),
 ]

@@ -76,3 +76,5 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
     (tmp_path / "long.txt").write_text("word " * 5000)
     with pytest.raises(BadCheckpoint, match=r"no mask token"):
         prepare([str(tmp_path / "long.txt")], tokenizer=tokenizer)
+    found = prepare([str(tmp_path / "long.txt")], tokenizer=tokenizer, masked=False)  # for nets that never mask
+    assert len(found.train.tokens) > 0
