@@ -23,9 +23,11 @@ from remask.core.schedule import SCHEDULES
 from remask.core.stream import Stream
 from remask.nets.encoder import build
 from remask.objectives import OBJECTIVES
+from remask.objectives.block_diffusion import BlockDiffusion
 from remask.objectives.electra import ELECTRA
 from remask.objectives.sedd import SEDD
 from tests.objectives.exact import LawPair
+from tests.objectives.exact_blocks import LawBlocks
 from tests.oracle import LawNet, Oracle, causal_net, masked_net
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -38,6 +40,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"timesteps": 4, "weighting": "elbo", "schedule": "log_linear"},
         {"carry_over": False, "zero_masking": False},
         {"low_rates": 0.3},
+    ],
+    "block_diffusion": [
+        {"block": 2},
+        {"block": 3, "stratified": False},
+        {"block": 4, "clip_low": 0.3, "clip_high": 0.8},
     ],
     "gmlm": [
         {"stratified": False},
@@ -95,6 +102,8 @@ def law_net(objective: Any, oracle: Oracle) -> LawNet | LawPair:
         return LawPair(objective, oracle)
     if isinstance(objective, SEDD):
         return ratio_net(oracle)
+    if isinstance(objective, BlockDiffusion):
+        return LawBlocks(oracle, objective.block)
     return causal_net(oracle) if objective.causal else masked_net(oracle)
 
 

@@ -204,7 +204,7 @@ def conditional_of(model: Checkpoint, values: argparse.Namespace) -> Conditional
     from remask.nets.require import restrict
     from remask.nets.wrap import RepetitionPenalty, Temperature, TopK, TopP
 
-    conditional = restrict(model.conditional(), banned_ids(model, values), required_ids(model, values))
+    conditional = restrict(law_of(model, values), banned_ids(model, values), required_ids(model, values))
     if values.repetition_penalty is not None:
         conditional = RepetitionPenalty(conditional, values.repetition_penalty)
     if values.temperature:  # 0 is a draw, not a law
@@ -212,6 +212,35 @@ def conditional_of(model: Checkpoint, values: argparse.Namespace) -> Conditional
     if values.top_k is not None:
         conditional = TopK(conditional, values.top_k)
     return conditional if values.top_p is None else TopP(conditional, values.top_p)
+
+
+def law_of(model: Checkpoint, values: argparse.Namespace) -> Conditional:
+    """The model's conditional, with the cache that was asked for.
+
+    Raises BadInput for an exact cache of a net that is none of blocks.
+    """
+    cache = getattr(values, "cache", None)
+    if cache == "exact" or (hasattr(model.net, "block") and hasattr(values, "cache")):
+        return model.in_blocks(cache != "none")
+    return model.conditional()
+
+
+def in_blocks(model: Checkpoint, sampler: Any) -> Any:
+    """The sampler as a net of blocks needs it: its blocks are the net's; BadInput for one that fills other cells."""
+    size = getattr(model.net, "block", None)
+    if size is None:
+        return sampler
+    from remask.samplers.blocks import Blocks
+
+    if not isinstance(sampler, Blocks):
+        model.conditional()  # says what to type instead
+    usual = next(field.default for field in dataclasses.fields(Blocks) if field.name == "size")
+    if sampler.size not in (usual, size) or sampler.ahead or sampler.window is not None:
+        raise BadInput(
+            f"{model.path} is a net of blocks of {size} cells, which are filled one after the other: leave out --size, "
+            "--ahead and --window."
+        )
+    return dataclasses.replace(sampler, size=size, aligned=True)
 
 
 def banned_ids(model: Checkpoint, values: argparse.Namespace) -> tuple[int, ...]:

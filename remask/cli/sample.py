@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from remask.core.canvas import Canvas
     from remask.train.checkpoint import Checkpoint
 
+CACHES = ("exact", "none")
 LONGEST = 1_000_000  # tokens: more is a slip of the keyboard
 
 
@@ -50,6 +51,13 @@ def build(arguments: list[str]) -> tuple[Parser, drawing.Nest]:
         help="texts at a time; changes nothing but speed [default: 16]",
     )
     words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the draws [default: 0]")
+    words.add_argument(
+        "--cache",
+        choices=CACHES,
+        metavar="NAME",
+        help="states to keep between calls: exact (nets of blocks; their default) or none",
+    )
+    words.add_argument("--no-cache", dest="cache", action="store_const", const="none", help="the same as --cache none")
     words.add_argument("--json", action="store_true", help="one JSON object a text")
     drawing.add_draw(words)
     return words, drawing.add_sampler(words, arguments, peek(arguments, "--sampler", "first_hitting"))
@@ -71,6 +79,7 @@ def main(arguments: list[str]) -> int:
     model = load(values.checkpoint)
     if model.net.causal:
         model.conditional()  # says what to type instead
+    sampler = drawing.in_blocks(model, sampler)
     canvas = _canvas(model, values, sampler)
     sampler = _fitted(model, values, sampler, canvas)
     drawing.in_view(sampler, canvas.tokens.shape[1], {"--require": values.require})

@@ -26,6 +26,25 @@ def each(uniform: Tensor, among: Tensor, probability: Tensor) -> Tensor:
     return (uniform < probability) & among
 
 
+def blocks_of(among: Tensor, block: int) -> Tensor:
+    """How many True cells of `among` [B, L] each block of `block` cells has, [B, J]; the last block may be shorter."""
+    return _in_blocks(among.long(), block, 0).sum(2)
+
+
+def in_each_block(uniform: Tensor, among: Tensor, count: Tensor, block: int) -> Tensor:
+    """A random subset of `count` [B, J] True cells of `among` [B, L] in each block, [B, L] bool; all if fewer.
+
+    uniform: [B, L] float64, one number a cell.
+    """
+    numbers, cells = _in_blocks(uniform, block, 2.0).flatten(0, 1), _in_blocks(among, block, False).flatten(0, 1)
+    return exactly(numbers, cells, count.flatten()).view(len(among), -1)[:, : among.shape[1]]
+
+
+def _in_blocks(cells: Tensor, block: int, fill: float | bool) -> Tensor:
+    """[B, L] as [B, J, block], the last block filled up."""
+    return torch.nn.functional.pad(cells, (0, -cells.shape[1] % block), value=fill).view(len(cells), -1, block)
+
+
 def best(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
     """The `count` [B] cells of `among` [B, L] with the highest scores [B, L]; of equal ones the first in the row."""
     lowest = torch.finfo(score.dtype).min  # a score of -inf still comes before cells that are no candidates

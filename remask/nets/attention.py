@@ -7,6 +7,7 @@ Shapes: B batch, H heads, L queries, K keys, E width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "remask"
+Kept = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(layer, keys, values [B, H, L, E]) -> keys, values [B, H, K, E]: a cache."""
 SHORT = 512  # keys; beyond it the scores of a layer cost more memory than the products save time
 
 
@@ -26,13 +29,17 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     first_layer_mask: Tensor | None = None,
+    kept: Kept | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """softmax(q k^T * scaling + mask) v, [B, L, H, E]; queries, keys and values [B, H, L or K, E].
 
     attention_mask: [B or 1, H or 1, L, K], bool (True = seen) or additive, or None (causal if the module is);
-    first_layer_mask: takes its place in layer 0 (the models hand one mask to all layers of a type).
+    first_layer_mask: takes its place in layer 0 (the models hand one mask to all layers of a type); kept: exchanges the
+    keys and values of these L cells for those that the queries are to see.
     """
+    if kept is not None:
+        key, value = kept(module.layer_idx, key, value)
     if module.layer_idx == 0 and first_layer_mask is not None:
         attention_mask = first_layer_mask
     if torch.is_grad_enabled() and query.device.type == "cpu" and key.shape[2] <= SHORT and not rest.get("dropout"):

@@ -169,26 +169,27 @@ class DirectionalModel(_Fresh, ModernBertModel):
         )
 
 
-class _OnDirectionalTrunk(_Fresh):
+class OnDirectionalTrunk(_Fresh):
     """A ModernBERT class whose trunk is replaced by the directional one."""
 
     config_class = DirectionalConfig
+    trunk_class = DirectionalModel
 
     def __init__(self, config: DirectionalConfig):
         super().__init__(config)  # type: ignore[call-arg]
-        self.model = DirectionalModel(config)
+        self.model = self.trunk_class(config)
         self.post_init()  # type: ignore[attr-defined]
 
 
-class DirectionalForMaskedLM(_OnDirectionalTrunk, ModernBertForMaskedLM):
+class DirectionalForMaskedLM(OnDirectionalTrunk, ModernBertForMaskedLM):
     """ModernBertForMaskedLM on the directional trunk."""
 
 
-class DirectionalForTokenClassification(_OnDirectionalTrunk, ModernBertForTokenClassification):
+class DirectionalForTokenClassification(OnDirectionalTrunk, ModernBertForTokenClassification):
     """ModernBertForTokenClassification on the directional trunk."""
 
 
-class DirectionalForSequenceClassification(_OnDirectionalTrunk, ModernBertForSequenceClassification):
+class DirectionalForSequenceClassification(OnDirectionalTrunk, ModernBertForSequenceClassification):
     """ModernBertForSequenceClassification on the directional trunk."""
 
 

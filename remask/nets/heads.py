@@ -74,6 +74,7 @@ FAMILIES: dict[str, Callable[[Any], Head]] = {
     "modernbert": _modernbert,
     "modernbert-decoder": _modernbert_decoder,
     "remask-modernbert": _modernbert,
+    "remask-modernbert-blocks": _modernbert,
     "remask-modernbert-decoder": _modernbert_decoder,
 }
 

@@ -21,7 +21,7 @@ from remask.nets.masks import both, offsets, same_document, window
 from remask.nets.share import plain
 
 CAUSAL = frozenset({"modernbert-decoder", "remask-modernbert-decoder"})
-DIRECTIONAL = frozenset({"remask-modernbert", "remask-modernbert-decoder"})
+DIRECTIONAL = frozenset({"remask-modernbert", "remask-modernbert-blocks", "remask-modernbert-decoder"})
 
 
 class Trunk(nn.Module):

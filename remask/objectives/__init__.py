@@ -11,6 +11,7 @@ OBJECTIVES = Table(
         "mdlm": "remask.objectives.mdlm:MDLM",
         "d3pm": "remask.objectives.d3pm:D3PM",
         "sedd": "remask.objectives.sedd:SEDD",
+        "block_diffusion": "remask.objectives.block_diffusion:BlockDiffusion",
         "autoregressive": "remask.objectives.autoregressive:Autoregressive",
         "recurrent": "remask.objectives.recurrent:Recurrent",
         "cmlm": "remask.objectives.cmlm:CMLM",

@@ -8,7 +8,7 @@ Shapes: B batch, L length, W window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from remask.core.conditional import Conditional
 from remask.core.errors import BadInput
 from remask.core.sampler import Info, Law, Sampler, nothing, put, select
 from remask.core.stream import Stream
+from remask.samplers.ancestral import Ancestral
 from remask.samplers.first_hitting import FirstHitting
 
 MOST_CELLS = 1_000_000  # of a block: more is a slip of the keyboard
@@ -29,6 +30,18 @@ def joint(sampler: Any) -> bool:
     """Whether a sampler, or one inside it, draws under a constraint on cells of the canvas."""
     draw, inner = getattr(sampler, "draw", None), getattr(sampler, "inner", None)
     return bool(draw is not None and draw.joint) or (inner is not None and joint(inner))
+
+
+def with_steps(inner: Any, steps: int) -> Any:
+    """The sampler inside with so many steps; first-hitting, which needs one for each cell, becomes ancestral."""
+    if isinstance(inner, FirstHitting):
+        return Ancestral(steps, draw=inner.draw)
+    if not hasattr(inner, "steps"):
+        raise BadInput(
+            f"--steps-per-block came for {type(inner).__name__}, which has no number of steps: leave it out, or type "
+            "another --inner."
+        )
+    return replace(inner, steps=steps)
 
 
 class BlocksState(NamedTuple):
@@ -50,11 +63,15 @@ class Blocks:
 
     inner: Sampler = field(default_factory=FirstHitting)
     size: int = 32
-    """Cells of a block; a block begins at the first unknown cell after the last one."""
+    """Cells of a block; a block begins at the first unknown cell after the last one, unless --aligned."""
     window: int | None = None
     """Cells that the net sees at a time; the whole canvas by default."""
     ahead: int = 0
     """Cells after the block that a sliding window still shows."""
+    aligned: bool = False
+    """Let blocks begin at multiples of their size, as those of a net of blocks do."""
+    steps_per_block: int | None = None
+    """Steps of the sampler inside for each block (its --inner-steps; ancestral, where none was named)."""
     stop: bool = True
     """End a row at the end token: what comes after it is padding. Not heeded under a pattern."""
 
@@ -69,6 +86,8 @@ class Blocks:
         return Law.EXACT if self.inner.law is Law.EXACT else self.inner.law
 
     def __post_init__(self) -> None:
+        if self.steps_per_block is not None:
+            object.__setattr__(self, "inner", with_steps(self.inner, self.steps_per_block))
         if not 1 <= self.size <= MOST_CELLS:
             raise BadInput(f"blocks came with a size of {self.size} cells: type --size 1 to {MOST_CELLS}.")
         if not 0 <= self.ahead <= MOST_CELLS:
@@ -166,6 +185,8 @@ class Blocks:
         position = torch.arange(length, device=state.tokens.device)
         unknown = ~state.frozen & (position >= after[:, None])
         block = torch.where(unknown, position, length).amin(1) if length else after
+        if self.aligned:
+            block = block // self.size * self.size
         offset = (block + self.size + self.ahead - self._width(state)).clamp(min=0, max=length - self._width(state))
         state = state._replace(block=block, offset=offset)
         place = self._window(state)

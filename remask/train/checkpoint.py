@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from remask.core.alphabet import Alphabet
 from remask.core.conditional import Conditional
 from remask.core.errors import BadCheckpoint, BadInput, SaveFailed
+from remask.nets.blockwise import FAMILY as BLOCKS
+from remask.nets.blockwise import BlockNet
 from remask.nets.configs import WEIGHTS, check_attention, check_family, check_weights, read_config
 from remask.nets.detector import Detector
 from remask.nets.hf import HuggingFaceNet
@@ -52,7 +54,7 @@ class Checkpoint(NamedTuple):
         return self.net.length
 
     def conditional(self, **rest: Any) -> Conditional:
-        """p(x_i | the visible rest); BadInput for a causal net, which has none."""
+        """p(x_i | the visible rest); BadInput for a causal net or one of blocks, which have none."""
         from remask.nets.conditional import NetConditional
 
         if self.net.causal or isinstance(self.net, RecurrentNet):
@@ -60,7 +62,21 @@ class Checkpoint(NamedTuple):
                 f"{self.path} is an autoregressive net, which cannot fill masks: use a masked one, "
                 "or remask decode for text from left to right."
             )
+        if isinstance(self.net, BlockNet):
+            raise BadInput(
+                f"{self.path} is a net of blocks, which sees nothing behind the block that it fills: type "
+                "--sampler blocks, or take a masked net."
+            )
         return NetConditional(self.net, self.alphabet, **rest)
+
+    def in_blocks(self, cache: bool = True) -> Conditional:
+        """p(x_i | the visible rest of its block, the blocks before it), with the exact cache or without it.
+
+        BadInput for nets that are no nets of blocks.
+        """
+        from remask.nets.block_conditional import BlockConditional, need_blocks
+
+        return BlockConditional(need_blocks(self.net), self.alphabet, cache)
 
 
 @contextmanager
@@ -132,7 +148,7 @@ def load_net(path: str | Path, *, causal: bool | None = None) -> HuggingFaceNet:
         raise BadCheckpoint(
             f"{path} lacks weights that its config asks for ({names} ...): it has no usable prediction head."
         )
-    return HuggingFaceNet(model.eval())
+    return BlockNet(model.eval()) if family == BLOCKS else HuggingFaceNet(model.eval())
 
 
 def load(path: str | Path) -> Checkpoint:

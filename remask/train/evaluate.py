@@ -15,8 +15,11 @@ from remask.core.metric import Estimate, ratio
 from remask.core.stream import Stream
 from remask.data.pack import Rows
 from remask.data.tokenizers import encode
+from remask.metrics.block_nelbo import block_draws
 from remask.metrics.likelihood import likelihood, nats_of_cells
 from remask.metrics.nelbo import draws_of_rows, nelbo
+from remask.metrics.units import in_units
+from remask.nets.blockwise import BlockNet
 from remask.nets.conditional import NetConditional
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.recurrent import RecurrentNet
@@ -47,6 +50,10 @@ def weigh(
         if net.causal or isinstance(net, RecurrentNet):
             inputs = shifted(rows.tokens, rows.documents, alphabet.end)
             return dict(likelihood(net, inputs, rows.tokens, rows.documents, alphabet, bytes=rows.bytes))
+        if isinstance(net, BlockNet):
+            stream = Stream.of(seed, len(rows.tokens), device)
+            values = block_draws(net, rows.tokens, alphabet, stream, draws=draws)
+            return dict(in_units(values.mean(1), torch.full((len(values),), rows.tokens.shape[1]), rows.bytes))
         conditional = NetConditional(net, alphabet)  # told where documents end, it would bound less than -log p
         stream = Stream.of(seed, len(rows.tokens), device)
         return dict(nelbo(conditional, rows.tokens, stream, bytes=rows.bytes, draws=draws, estimator=estimator))
@@ -93,6 +100,9 @@ def _group(
         nats = nats_of_cells(checkpoint.net, inputs, tokens, documents, checkpoint.alphabet)
         return [Estimate(float(n), 0.0, "nats", 1) for n in (nats * among).sum(1)]
     stream = Stream.of(seed, torch.tensor(numbers))
-    conditional = checkpoint.conditional(attend=among)
-    values = draws_of_rows(conditional, tokens, stream, draws=draws, estimator=estimator, among=among)
+    if isinstance(checkpoint.net, BlockNet):
+        values = block_draws(checkpoint.net, tokens, checkpoint.alphabet, stream, draws=draws, among=among)
+    else:
+        conditional = checkpoint.conditional(attend=among)
+        values = draws_of_rows(conditional, tokens, stream, draws=draws, estimator=estimator, among=among)
     return [ratio(row.tolist(), [1.0] * draws, "nats") for row in values]

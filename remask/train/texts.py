@@ -108,13 +108,14 @@ def _net(recipe: Recipe, tokenizer: Any, objective: Any) -> HuggingFaceNet | Pai
         check_opening(start, objective, net)
     if start.time_conditioning and net.causal:
         raise BadInput("--time-conditioning came for a causal net, which never sees a mask: leave it out.")
-    if start.causal_first and (net.causal or "modernbert" not in net.family or hasattr(objective, "furnish")):
+    if start.causal_first and (net.causal or "modernbert" not in net.family or hasattr(objective, "generator")):
         raise BadInput(
             "--causal-first came, but only one masked net of the ModernBERT kind can read left to right: leave it out, "
             "or type another --init or objective."
         )
     if hasattr(objective, "furnish"):
-        return objective.furnish(net, seed=seed, generator=_generator(objective.generator, tokenizer, length))
+        named = getattr(objective, "generator", None)
+        return objective.furnish(net, seed=seed, generator=_generator(named, tokenizer, length))
     return as_language_model(net, seed)
 
 

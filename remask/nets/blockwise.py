@@ -1,0 +1,222 @@
+"""Block diffusion nets: a row in blocks, each of which sees itself and the blocks before it, and nothing behind.
+
+A block's cells see one another both ways, so a block may be masked and filled in any order; blocks follow one another
+from left to right (Arriola et al. 2025, arXiv 2503.09573). What a finished block's cells are to later ones never
+changes, so their keys and values can be kept: that is the exact cache.
+
+In training a row is read twice in one pass: as it is, and with masks. A masked block sees itself and, of the row as it
+is, the blocks before it (section 3.2 there). The heads may have directions (nets/directional.py): a head that looks
+right sees the rest of its block.
+Shapes: B batch, H heads, L length, C cells that are read now, K keys, E width of a head, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM, ModernBertModel
+
+from remask.core.errors import BadInput
+from remask.nets.convert import seeded
+from remask.nets.directional import DirectionalConfig, DirectionalModel, OnDirectionalTrunk
+from remask.nets.hf import HuggingFaceNet
+from remask.nets.masks import ajar, directional_bias
+
+FAMILY = "remask-modernbert-blocks"
+
+
+class BlockConfig(DirectionalConfig):
+    """DirectionalConfig with the cells of a block, S; the last block of a row may be shorter."""
+
+    model_type = FAMILY
+    block: int = 16
+
+
+class BlockModel(DirectionalModel):
+    """The trunk: builds its mask in forward, so no caller can forget it."""
+
+    config: BlockConfig
+    config_class = BlockConfig
+
+    def __init__(self, config: BlockConfig):
+        if config.block < 1 or config.time_conditioning:
+            raise BadInput(
+                f"a block net came with blocks of {config.block} cells and time conditioning "
+                f"{config.time_conditioning}: a block has a cell or more, and no net of blocks is told the time."
+            )
+        super().__init__(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **rest: Any,
+    ) -> Any:
+        """As ModernBertModel's: a cell sees its block and those before; `attention_mask` as DirectionalModel's."""
+        source = input_ids if input_ids is not None else rest["inputs_embeds"]
+        place = torch.arange(source.shape[1], device=source.device)[None] if position_ids is None else position_ids
+        block = place // self.config.block
+        sees = block[:, :, None] >= block[:, None, :]
+        if attention_mask is not None:
+            itself = torch.eye(source.shape[1], dtype=torch.bool, device=source.device)
+            keys = attention_mask.bool()
+            sees = sees & (keys[:, 0] if keys.ndim == 4 else keys[:, None, :] | itself)
+        return self.read(place, place, sees, self.masked(input_ids), input_ids=input_ids, **rest)
+
+    def streams(self, noisy: Tensor, clean: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Hidden states [B, L, D] of `noisy` [B, L], whose blocks see those before them in `clean` [B, L].
+
+        attend: [B, L] bool, False where nobody but the cell itself is to see it (padding).
+        """
+        length = noisy.shape[1]
+        place = torch.arange(length, device=noisy.device)
+        block = place // self.config.block
+        own, before = block[:, None] == block, block[:, None] > block
+        sees = torch.cat([torch.cat([own, before], 1), torch.cat([torch.zeros_like(own), own | before], 1)])[None]
+        if attend is not None:
+            itself = torch.eye(2 * length, dtype=torch.bool, device=noisy.device)
+            sees = sees & (attend.repeat(1, 2)[:, None, :] | itself)
+        both, twice = torch.cat([noisy, clean], 1), place.repeat(2)[None]
+        masked = self.masked(noisy)
+        if masked is not None:
+            masked = torch.cat([masked, torch.zeros_like(masked)], 1)
+        return self.read(twice, twice, sees, masked, input_ids=both)[0][:, :length]
+
+    def read(self, place: Tensor, key_place: Tensor, sees: Tensor, masked: Tensor | None, **rest: Any) -> Any:
+        """Cells at `place` [1 or B, C] that see keys at `key_place` [1 or B, K] where `sees` [1 or B, C, K] says so.
+
+        masked: [B, K] bool, keys that nobody but themselves sees in layer 0, or None; of the keys that a cell sees, the
+        one at its own place is itself.
+        """
+        config = self.config
+        assert config.head_directions is not None and config.head_slopes is not None
+        offset = place[:, :, None] - key_place[:, None, :]
+        bias = directional_bias(config.head_directions, config.head_slopes, offset, config.opened).transpose(0, 1)
+        every = bias.masked_fill(~sees[:, None], -torch.inf)
+        first = every
+        if masked is not None and config.opened < 1:
+            first = torch.where((masked[:, None, :] & (offset != 0))[:, None], every + ajar(config.opened), every)
+        masks = {"full_attention": every, "sliding_attention": every}
+        return ModernBertModel.forward(self, attention_mask=masks, position_ids=place, first_layer_mask=first, **rest)
+
+    def masked(self, tokens: Tensor | None) -> Tensor | None:
+        """Which cells hold the mask, where that makes a difference."""
+        mask = self.config.mask_token_id
+        return tokens.eq(mask) if self.config.skip_masked_keys and mask is not None and tokens is not None else None
+
+
+class BlockForMaskedLM(OnDirectionalTrunk, ModernBertForMaskedLM):
+    """ModernBertForMaskedLM on the trunk of blocks."""
+
+    config_class = BlockConfig
+    trunk_class = BlockModel
+
+
+class BlockNet(HuggingFaceNet):
+    """A Net of blocks. Asked as any Net, it reads rows as they are: right where blocks before masks are whole."""
+
+    @property
+    def block(self) -> int:
+        """Cells of a block, S."""
+        return int(self.model.config.block)
+
+    def hidden_in_blocks(self, noisy: Tensor, clean: Tensor, attend: Tensor | None = None) -> Tensor:
+        """Hidden states [B, L, D] of `noisy` [B, L], whose blocks see those before them as they are in `clean`.
+
+        attend: [B, L] bool, False = padding.
+        """
+        return self.model.base_model.streams(noisy, clean, attend)
+
+    def extend(self, tokens: Tensor, first: Tensor, states: States, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [B, C, D] of the cells from `first` [B] on, given what is kept of those before them.
+
+        The keys and values of these cells go into `states`, whose `rows` [B] they are (None: all of them, in order);
+        what lay there is overwritten. What lies behind a cell's block is not seen.
+        """
+        model = self.model.base_model
+        place = first[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        kept = states.at(place, rows)
+        key_place = torch.arange(kept.keys, device=tokens.device)[None]
+        sees = (place // self.block)[:, :, None] >= (key_place // self.block)[:, None, :]
+        masked = model.masked(tokens)
+        if masked is not None:
+            masked = sees.new_zeros(len(tokens), kept.keys).scatter(1, place, masked)
+        return model.read(place, key_place, sees, masked, input_ids=tokens, kept=kept)[0]
+
+
+class States:
+    """Keys and values of B rows, for every layer [B, K, H, E]; which of them are valid is another's to know."""
+
+    def __init__(self, rows: int, keys: int):
+        self.rows, self.keys = rows, keys
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def at(self, place: Tensor, rows: Tensor | None = None) -> _Writing:
+        """A cache that writes at `place` [B', C] of `rows` [B'] (None: all of them) and returns whole rows."""
+        return _Writing(self, place, rows)
+
+
+class _Writing:
+    """See attention.Kept. keys: how many a query is shown."""
+
+    def __init__(self, states: States, place: Tensor, rows: Tensor | None):
+        self.states, self.place, self.rows = states, place, rows
+        self.keys = int(place.max()) + 1
+
+    def __call__(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write these cells' states; all that lie up to the last of them."""
+        states = self.states
+        if layer == len(states.layers):
+            shape = (states.rows, states.keys, key.shape[1], key.shape[3])
+            states.layers.append((key.new_zeros(shape), key.new_zeros(shape)))
+        rows = torch.arange(len(key), device=key.device) if self.rows is None else self.rows
+        found = []
+        for store, new in zip(states.layers[layer], (key, value)):
+            store[rows[:, None], self.place] = new.transpose(1, 2)
+            shown = store[:, : self.keys] if self.rows is None else store[rows, : self.keys]
+            found.append(shown.transpose(1, 2))
+        return found[0], found[1]
+
+
+def in_blocks(net: HuggingFaceNet, block: int, seed: int = 0) -> BlockNet:
+    """A net of blocks with the weights of a masked ModernBERT; one that is one already comes back if its blocks agree.
+
+    A plain ModernBERT gets free heads without a slope: what it was, seen block by block. Raises BadInput for another
+    family, one that is told the time, or blocks of another size.
+    """
+    if isinstance(net, BlockNet):
+        if net.block != block:
+            raise BadInput(f"--block {block} came for a net of blocks of {net.block}: leave it out.")
+        return net
+    if net.family not in ("modernbert", "remask-modernbert") or getattr(net.model.config, "time_conditioning", False):
+        raise BadInput(
+            f"a '{net.family}' net cannot be read in blocks: take a masked ModernBERT, as remask train mdlm "
+            "leaves one, without --time-conditioning."
+        )
+    config = net.model.config
+    if "sliding_attention" in config.layer_types:
+        raise BadInput("a net with sliding windows cannot be read in blocks: take one whose layers attend globally.")
+    own = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
+    if net.family == "modernbert":
+        from remask.nets.directional import no_directions
+
+        own |= no_directions(config.num_attention_heads)
+    with seeded(seed):
+        model = BlockForMaskedLM(BlockConfig(**own, block=block))
+    model.load_state_dict(net.model.state_dict())
+    model.tie_weights()
+    return BlockNet(model.train(net.training))
+
+
+def register() -> None:
+    """Let transformers' Auto classes open these checkpoints."""
+    AutoConfig.register(FAMILY, BlockConfig, exist_ok=True)
+    AutoModel.register(BlockConfig, BlockModel, exist_ok=True)
+    AutoModelForMaskedLM.register(BlockConfig, BlockForMaskedLM, exist_ok=True)
+
+
+register()
