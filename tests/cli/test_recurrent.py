@@ -92,9 +92,9 @@ def test_memory_is_a_windows_whatever_the_length(run):
 
     opened = load(run)
     plain = CausalNet(opened.net.model, opened.alphabet.end, opened.alphabet.end)
-    stream = Recurrence().stream(Recurring(opened.net, plain), torch.randint(5, 100, (1, 9 * WINDOW)))
+    stream = Recurrence().stream(Recurring(opened.net, plain), torch.randint(5, 100, (1, 6 * WINDOW)))
     sizes = [alive() for _ in stream]
-    assert len(sizes) == 9
+    assert len(sizes) == 6
     assert len(set(sizes[1:-1])) == 1, sizes
 
 

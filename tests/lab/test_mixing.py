@@ -146,6 +146,7 @@ def test_independent_cells_make_every_chain_right():
     assert found.says[2] == "Drawing k masked cells independently keeps p."
 
 
+@pytest.mark.slow
 def test_more_cells_than_can_be_enumerated_are_run():
     found = Mixing(graph="path", size=13, coupling=0.2, field=0.0, rows=64, moves=300).run()
     json.dumps(found.rows, allow_nan=False)

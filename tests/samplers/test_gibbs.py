@@ -32,7 +32,7 @@ def test_the_law_that_product_draws_tend_to_is_known(coupling, distance):
     assert found == pytest.approx(distance, abs=6e-4)
 
 
-@pytest.mark.parametrize("moves", [0, 1, 4, 24])
+@pytest.mark.parametrize("moves", [0, 1, 4, pytest.param(24, marks=pytest.mark.slow)])
 def test_a_product_draw_has_the_law_of_its_own_chain_after_any_number_of_moves(moves):
     oracle, rows = clique(4, 0.4, 0.1), 20_000
     matrix = mask_then_independent(oracle, 3)
@@ -43,6 +43,7 @@ def test_a_product_draw_has_the_law_of_its_own_chain_after_any_number_of_moves(m
     assert total_variation(found, oracle.joint) > floor.mean + 10 * floor.sd, "and it is not the truth"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["copy_pairs", "parity", "ring_ising"])
 def test_the_wrong_law_does_not_go_away_with_more_moves(law):
     oracle, rows = LAWS[law], 4_000
@@ -52,6 +53,7 @@ def test_the_wrong_law_does_not_go_away_with_more_moves(law):
         assert total_variation(frequencies(oracle, draws(sampler, oracle, rows)), oracle.joint) > 1.5 * floor.mean
 
 
+@pytest.mark.slow
 def test_an_exact_refill_repairs_a_wrong_start():
     """From a draft of one and the same state, blocks of all cells need one move; single cells tend to the law."""
     oracle, rows = clique(4, 0.2, 0.1), 10_000

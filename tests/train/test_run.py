@@ -300,7 +300,8 @@ def test_unknown_names_in_python(tmp_path):
     ("objective", "steps", "flags"),
     [
         pytest.param("mdlm", 60, ("--causal-first", "0", "--low-rates", "0"), marks=pytest.mark.slow),
-        ("mdlm", 90, ()),  # by default a fifth of them reads, and most of the rest see low rates
+        # by default a fifth of them reads, and most of the rest see low rates
+        pytest.param("mdlm", 90, (), marks=pytest.mark.slow),
         ("autoregressive", 60, ()),
     ],
     ids=["mdlm-plain", "mdlm", "autoregressive"],
