@@ -274,9 +274,16 @@ def clone(
 
     encoder, decoder: whether that half gets the model's weights, or fresh ones of the same config; longest_target,
     length_kind, tied: of CrossedNet; writer: another model for the decoder (a causal one, say); seed: of all that is
-    fresh, which comes out alike whichever halves are. Raises BadInput for an unfit longest target or tied shapes.
+    fresh, which comes out alike whichever halves are. Raises BadInput for an unfit longest target or tied shapes, or a
+    net whose layers nobody knows here (one of blocks).
     """
     write = writer or net
+    for one in (net, write):
+        if one.family not in LAYERS:
+            raise BadInput(
+                f"a '{one.family}' net cannot begin an encoder-decoder (a net of blocks sees nothing behind a block): "
+                "take a masked language model."
+            )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         read, written = _twin(net.model, encoder), _twin(write.model, decoder)

@@ -71,7 +71,7 @@ class Blocks:
     aligned: bool = False
     """Let blocks begin at multiples of their size, as those of a net of blocks do."""
     steps_per_block: int | None = None
-    """Steps of the sampler inside for each block (its --inner-steps; ancestral, where none was named)."""
+    """Steps of the sampler inside for each block; ancestral, where none was named."""
     stop: bool = True
     """End a row at the end token: what comes after it is padding. Not heeded under a pattern."""
 

@@ -27,7 +27,8 @@ def cells(net, dtype=torch.float32):
 
 
 def test_every_known_family_is_tested():
-    assert {make(name).family for name in MAKE} == set(FAMILIES)
+    blocks = {"remask-modernbert-blocks"}  # see nothing behind their block: tests/nets/test_blockwise.py
+    assert {make(name).family for name in MAKE} == set(FAMILIES) - blocks
 
 
 @pytest.mark.parametrize("family", FOREIGN)

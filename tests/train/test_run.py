@@ -289,7 +289,7 @@ def test_unknown_names_in_python(tmp_path):
     for flags, said in (({"stepz": 3}, "did you mean 'steps'"), ({"net": "huge"}, "Known: .*tiny")):
         with pytest.raises(UnknownName, match=said):
             remask.train("mdlm", out=tmp_path / "run", **{**small(), **flags})
-    with pytest.raises(UnknownName, match=r"Known: autoregressive, axe, cmlm, d3pm, .*, seq2seq, sundae"):
+    with pytest.raises(UnknownName, match=r"Known: autoregressive, axe, block_diffusion, cmlm, .*, seq2seq, sundae"):
         remask.train("bert", out=tmp_path / "run", **small())
 
 
