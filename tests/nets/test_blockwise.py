@@ -9,6 +9,7 @@ import transformers
 
 from remask.core.errors import BadInput
 from remask.nets.blockwise import BlockConfig, BlockForMaskedLM, BlockNet, States, in_blocks
+from remask.nets.crossed import clone
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.masks import same_document
 from tests.nets.tiny import ALPHABET, MASK, V, make, masked, padding, shake, text
@@ -146,6 +147,11 @@ def test_what_cannot_be_read_in_blocks_is_refused():
         in_blocks(timed, S)
     with pytest.raises(BadInput, match="a block has a cell or more"):
         BlockForMaskedLM(BlockConfig(**_shape(), block=0))
+
+
+def test_it_begins_no_encoder_decoder():
+    with pytest.raises(BadInput, match="net of blocks"):
+        clone(in_blocks(copy.deepcopy(make("remask-modernbert")), S), longest_target=L)
 
 
 def test_gradients_of_the_two_readings():

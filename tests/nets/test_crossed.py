@@ -12,7 +12,6 @@ from remask.core.canvas import Canvas
 from remask.core.errors import BadInput
 from remask.core.sampler import sample
 from remask.core.stream import Stream
-from remask.nets.blockwise import in_blocks
 from remask.nets.conditional import NetConditional
 from remask.nets.crossed import LAYERS, CrossAttention, clone
 from remask.nets.diagonal import diagonal
@@ -54,11 +53,6 @@ def logits(net, tokens=None, given=GIVEN, source=SOURCE, seen=SEEN, **rest):
 
 def test_every_family_has_its_layers():
     assert LAYERS.keys() == FAMILIES.keys() - {"remask-modernbert-blocks"}
-
-
-def test_a_net_of_blocks_is_refused():
-    with pytest.raises(BadInput, match="net of blocks"):
-        clone(in_blocks(copy.deepcopy(make("remask-modernbert")), 4), longest_target=LONGEST)
 
 
 @pytest.mark.parametrize("family", MAKE)
