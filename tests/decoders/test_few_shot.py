@@ -10,7 +10,8 @@ from remask.core.stream import Stream
 from remask.decoders.baselines import Cached
 from remask.decoders.few_shot import Task, calibrated, classify, orders
 from remask.decoders.hidden_state import HiddenState
-from tests.decoders.test_hidden_state import END, causal, every_family, fingerprint, trained
+from tests.decoders.test_hidden_state import END, causal, every_family, fingerprint
+from tests.decoders.test_hidden_state_uses import trained
 from tests.nets.tiny import text
 
 EXAMPLES = [[5, 9, 11], [17, 6, 12], [8, 8, 8, 11]]
