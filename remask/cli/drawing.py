@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 INSIDE = "first_hitting"  # the sampler inside another one, where that one names none
 MOST_ROWS = 1_000_000  # more is a slip of the keyboard
+APPROXIMATE = ("prefix", "dual")  # caches of plain nets: rows of nets/approximate_cache.py
 ALMOST = 0.95  # the share of a row that is full and not done
 
 # ---- flags -----------------------------------------------------------------------------------------------------------
@@ -172,10 +173,14 @@ def draw_of(values: argparse.Namespace, usual: Draw) -> Draw:
     return Greedy() if values.temperature == 0 else Categorical()
 
 
-def remark(sampler: Any, values: argparse.Namespace) -> None:
-    """Say so where cuts were asked for and nothing is drawn."""
+def remark(sampler: Any, values: argparse.Namespace, conditional: Conditional) -> None:
+    """Say so where cuts were asked for and nothing is drawn, and where a cache breaks the sampler's promise."""
     from remask.cli.show import say
     from remask.core.draw import Greedy
+    from remask.nets.approximate_cache import promised
+
+    if promised(sampler.law, conditional) is not sampler.law:
+        say(f"--cache {values.cache} is approximate: the texts are not from the law of the sampler (heuristic)")
 
     greedy = any(isinstance(getattr(one, "draw", None), Greedy) for one in chain(sampler))
     if greedy and (values.top_k is not None or values.top_p is not None):
@@ -199,12 +204,15 @@ def in_view(sampler: Any, length: int, asked: Mapping[str, object]) -> None:
 # ---- the conditional -------------------------------------------------------------------------------------------------
 
 
-def conditional_of(model: Checkpoint, values: argparse.Namespace) -> Conditional:
-    """The model's conditional as the flags change it: bans and required tokens, then penalty, temperature and cuts."""
+def conditional_of(model: Checkpoint, values: argparse.Namespace, sampler: Any = None) -> Conditional:
+    """The model's conditional as the flags change it: bans and required tokens, then penalty, temperature and cuts.
+
+    sampler: whose blocks an approximate cache follows.
+    """
     from remask.nets.require import restrict
     from remask.nets.wrap import RepetitionPenalty, Temperature, TopK, TopP
 
-    conditional = restrict(law_of(model, values), banned_ids(model, values), required_ids(model, values))
+    conditional = restrict(law_of(model, values, sampler), banned_ids(model, values), required_ids(model, values))
     if values.repetition_penalty is not None:
         conditional = RepetitionPenalty(conditional, values.repetition_penalty)
     if values.temperature:  # 0 is a draw, not a law
@@ -214,15 +222,27 @@ def conditional_of(model: Checkpoint, values: argparse.Namespace) -> Conditional
     return conditional if values.top_p is None else TopP(conditional, values.top_p)
 
 
-def law_of(model: Checkpoint, values: argparse.Namespace) -> Conditional:
+def law_of(model: Checkpoint, values: argparse.Namespace, sampler: Any = None) -> Conditional:
     """The model's conditional, with the cache that was asked for.
 
-    Raises BadInput for an exact cache of a net that is none of blocks.
+    Raises BadInput for a cache that the net cannot have, and for an approximate one of a sampler without blocks.
     """
     cache = getattr(values, "cache", None)
+    if cache in APPROXIMATE:
+        return _approximate(model, cache, sampler)
     if cache == "exact" or (hasattr(model.net, "block") and hasattr(values, "cache")):
         return model.in_blocks(cache != "none")
     return model.conditional()
+
+
+def _approximate(model: Checkpoint, kind: str, sampler: Any) -> Conditional:
+    from remask.nets.approximate_cache import ApproximateCache, need_plain
+    from remask.samplers.blocks import Blocks
+
+    net = need_plain(model.net)
+    if not isinstance(sampler, Blocks):
+        raise BadInput(f"--cache {kind} came without blocks, inside which states stand still: type --sampler blocks.")
+    return ApproximateCache(net, model.alphabet, sampler.size, kind)
 
 
 def in_blocks(model: Checkpoint, sampler: Any) -> Any:

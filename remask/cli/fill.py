@@ -210,7 +210,7 @@ def fillings(model: Checkpoint, values: argparse.Namespace, sampler: Any = None)
     canvas = infill(torch.tensor([ids]), model.alphabet)
     sampler = drawing.drawing(sampler or _usual(values, int(canvas.unknown.sum())), draw)
     drawing.in_view(sampler, len(ids), {"--pattern": wanted, "--require": values.require})
-    drawing.remark(sampler, values)
+    drawing.remark(sampler, values, conditional)
     bound = {one.gap for one in wanted}
     leads = {gap: lead_of(model.tokenizer, gap.before) for gap in gaps if gap not in bound}
     candidates = _candidates(model, conditional, canvas, list(leads))

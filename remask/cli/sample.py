@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from remask.core.canvas import Canvas
     from remask.train.checkpoint import Checkpoint
 
-CACHES = ("exact", "none")
+CACHES = ("exact", *drawing.APPROXIMATE, "none")
 LONGEST = 1_000_000  # tokens: more is a slip of the keyboard
 
 
@@ -55,7 +55,9 @@ def build(arguments: list[str]) -> tuple[Parser, drawing.Nest]:
         "--cache",
         choices=CACHES,
         metavar="NAME",
-        help="states to keep between calls: exact (nets of blocks; their default) or none",
+        help="states to keep between calls: exact (nets of blocks; their default); approximate ones for plain masked "
+        "nets in blocks: prefix (what lies before the block stands still while it is filled), dual (all around it); "
+        "or none",
     )
     words.add_argument("--no-cache", dest="cache", action="store_const", const="none", help="the same as --cache none")
     words.add_argument("--json", action="store_true", help="one JSON object a text")
@@ -83,8 +85,8 @@ def main(arguments: list[str]) -> int:
     canvas = _canvas(model, values, sampler)
     sampler = _fitted(model, values, sampler, canvas)
     drawing.in_view(sampler, canvas.tokens.shape[1], {"--require": values.require})
-    conditional = drawing.conditional_of(model, values)
-    drawing.remark(sampler, values)
+    conditional = drawing.conditional_of(model, values, sampler)
+    drawing.remark(sampler, values, conditional)
     stops = any(getattr(one, "stop", False) for one in drawing.chain(sampler))
     with WritingLine(values.n, int(canvas.unknown.sum()), values.json or not sys.stderr.isatty()) as line:
         for number, row in enumerate(drawing.write(sampler, conditional, canvas, values, line), start=1):
