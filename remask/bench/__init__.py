@@ -10,5 +10,6 @@ BENCHES = Table(
         "flops": "remask.bench.flops:Flops",
         "ising": "remask.bench.ising:Ising",
         "translation": "remask.bench.translation:Race",
+        "frontier": "remask.bench.frontier:Frontier",
     },
 )
