@@ -20,7 +20,7 @@ USUAL = {"length": None, "draws": 8, "estimator": "count", "pairs": None, "colum
 
 def main(arguments: list[str]) -> int:
     """Evaluate."""
-    usage = "DIR (--data F [F ...] [--adapt NAME] | --minimal-pairs F | --probe F --data F) [...] [--json]"
+    usage = "DIR (--data F [F ...] [--adapt NAME | --clips] | --minimal-pairs F | --probe F --data F) [...] [--json]"
     words = parser("evaluate", usage)
     words.add_argument(
         "checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model or detector"
@@ -44,8 +44,14 @@ def _weigh(values: argparse.Namespace, names: Sequence[str]) -> int:
     if not values.minimal_pairs and not values.data:
         of = "--probe came without --data: type --data with the labelled texts to test on"
         raise BadInput(f"{of}." if values.probe else "nothing to weigh on: type --data F, or --minimal-pairs F.")
+    if values.clips and (values.minimal_pairs or values.probe or values.adapt):
+        raise BadInput("--clips came with --minimal-pairs, --probe or --adapt: type it with --data alone.")
     if values.adapt:
         return _adapted(values, names)
+    if values.clips:
+        from remask.cli import clipping
+
+        return clipping.by_clips(values)
     from remask.cli import weighing
 
     if values.minimal_pairs:
@@ -70,6 +76,12 @@ def _text(words: Parser) -> None:
     )
     group.add_argument("--estimator", default="count", help="of the bound: count or time [default: count]")
     group.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the masks [default: 0]")
+    group.add_argument(
+        "--clips",
+        action="store_true",
+        help="of a net of blocks: the variance of the training loss for each part of the noise levels, to choose "
+        "--clip-low and --clip-high by",
+    )
 
 
 def _pairs(words: Parser) -> None:

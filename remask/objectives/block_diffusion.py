@@ -7,8 +7,8 @@ they are. One block of the whole row is masked diffusion, blocks of one cell are
 twice in one pass, masked and as it is (nets/blockwise.py).
 
 With --clip-low and --clip-high the share of masks in a block is drawn from a part of (0, 1] only (section 4 there): the
-loss is then no bound, its gradient varies less, and a net is judged by the bound all the same. `clips` weighs parts by
-the variance of the loss on held-out rows, which is what to choose by.
+loss is then no bound, its gradient varies less, and a net is judged by the bound all the same. `clips` (`remask
+evaluate --clips`) weighs parts by the variance of the loss on held-out rows, which is what to choose by.
 Shapes: B batch, L length, J blocks of a row, S cells of a block.
 """
 

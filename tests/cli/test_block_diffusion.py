@@ -1,5 +1,6 @@
 """Block diffusion from end to end: trained, weighed, sampled with the cache and without it, resumed bit for bit."""
 
+import json
 import shutil
 
 import pytest
@@ -56,6 +57,20 @@ def test_evaluate_and_score(line, lines, run):
     assert len(scored) == len(held().read_text().splitlines())
 
 
+def test_parts_of_the_noise_levels(line, remask, run):
+    """All of them and the halves, least variance first; the whole's loss is the bound that `evaluate` tells."""
+    found = line("evaluate", run, "--data", held(), "--clips", "--draws", 16)
+    variances = [one["variance"] for one in found["clips"]]
+    assert variances == sorted(variances)
+    assert len(variances) == 12
+    (whole,) = [one for one in found["clips"] if (one["low"], one["high"]) == (0, 1)]
+    bound = line("evaluate", run, "--data", held(), "--draws", 16)["nats_per_token"]
+    assert abs(whole["nats"] - bound["value"]) < 4 * bound["stderr"] + 0.05
+    refused(remask("evaluate", trained(), "--data", held(), "--clips"), "no net of blocks")
+    refused(remask("evaluate", run, "--data", held(), "--clips", "--draws", 1), "needs 2 or more")
+    refused(remask("evaluate", run, "--data", held(), "--clips", "--adapt", "none"), "--data alone")
+
+
 def test_killed_and_resumed(remask, run, tmp_path):
     again = tmp_path / "again"
     (again / "checkpoints").mkdir(parents=True)
@@ -93,6 +108,26 @@ def test_begun_from_a_masked_net_and_from_one_of_blocks(remask, run, tmp_path):
 )
 def test_mistakes_in_training(remask, tmp_path, more, said):
     refused(remask(*words(tmp_path / "run", *more)), said)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "dual"])
+def test_a_plain_net_with_an_approximate_cache(remask, kind):
+    """What a call reads is less, what is promised too; with one block it is the plain net."""
+    words = ["sample", trained(), "--n", 3, "--length", 14, "--sampler", "blocks", "--json"]
+    texts = {}
+    for size in (4, 14):
+        for more in ([], ["--cache", kind]):
+            done = remask(*words, "--size", size, *more)
+            assert done.status == 0, done.err
+            assert ("heuristic" in done.err) == bool(more)
+            texts[size, bool(more)] = [json.loads(line)["text"] for line in done.out.splitlines()]
+    assert texts[14, True] == texts[14, False]
+    assert len(texts[4, True]) == 3
+
+
+def test_mistakes_with_an_approximate_cache(remask, run):
+    refused(remask("sample", run, "--length", 30, "--sampler", "blocks", "--cache", "dual"), "--cache exact")
+    refused(remask("sample", trained(), "--length", 16, "--cache", "dual"), "--sampler blocks")
 
 
 def test_mistakes_in_sampling(remask, run):
