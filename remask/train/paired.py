@@ -5,6 +5,7 @@ Shapes: B batch, S source length, L target length.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from remask.nets import encoder_decoder
 from remask.nets.t5 import T5Net, parallel
 from remask.train.hub import locate
 from remask.train.loader import Loader, Part
-from remask.train.recipe import OF_PAIRS, Recipe
+from remask.train.recipe import OF_PAIRS, OF_TEXT, Recipe, Text
 from remask.train.texts import spread
 from remask.train.translator import CROSSED, LEFT_TO_RIGHT, PARALLEL, cloned, open_encoder_decoder, with_mask
 from remask.translate.weigh import weigh_translations
@@ -165,7 +166,12 @@ def check_flags(recipe: Recipe, objective: Any, family: str | None) -> None:
         ("dropout", family is not None, f"{init}, whose config says its own: leave it out"),
         ("directional_heads", True, f"for {name}, whose encoder-decoder has no such heads: leave it out"),
     ]
-    if not getattr(objective, "pairs", False):
+    if getattr(objective, "pairs", False):
+        for of_text in dataclasses.fields(Text):
+            if of_text.name in OF_TEXT and getattr(recipe.text, of_text.name) != of_text.default:
+                flag = of_text.name.replace("_", "-")
+                raise BadInput(f"--{flag} came for {name}, which learns from pairs and reads no text: leave it out.")
+    else:
         unread = [(field, True, f"for {name}, and is for encoder-decoders: leave it out") for field in OF_PAIRS]
     for field, nobody, reason in unread:
         came = getattr(start, field)

@@ -10,6 +10,8 @@ from remask.train.settings import Training
 
 OF_PAIRS: dict[str, Any] = {"init_parts": "both", "length_head": "both", "dropout": 0.1}
 """Fields of Start that only encoder-decoders have, and what they are where nobody says so."""
+OF_TEXT = ("data", "column", "document", "unique", "reverse_complement")
+"""Fields of Text that nobody reads where pairs are learned from."""
 
 
 @dataclass(frozen=True)

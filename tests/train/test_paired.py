@@ -44,7 +44,7 @@ def lines(count, seed):
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("pairs")
     (home / "train.tsv").write_text(lines(300, 0))
-    (home / "valid.tsv").write_text(lines(40, 1))
+    (home / "valid.tsv").write_text(lines(16, 1))
     return home
 
 
@@ -279,6 +279,17 @@ def test_flags_that_nobody_would_read_are_refused(home, tmp_path, objective, fla
         flags = {**flags, "init": str(place)}
     with pytest.raises(BadInput, match=sentence):
         fit(home, tmp_path / "run", objective, start=Start(net="tiny", **flags))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("data", ("a.txt",)), ("column", "body"), ("document", "line"), ("unique", True), ("reverse_complement", True)],
+)
+def test_flags_of_text_are_refused_with_pairs(home, tmp_path, flag, value):
+    given = recipe(home, "cmlm", steps=1)
+    with pytest.raises(BadInput, match=f"--{flag.replace('_', '-')} came for cmlm, which learns from pairs"):
+        train(replace(given, text=replace(given.text, **{flag: value})), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
