@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A small plot; `log_x`, `log_y` for logarithmic axes."""
+    """A small plot; `log_x`, `log_y` for logarithmic axes; limits: least and most of the y axis, or None for all."""
 
     title: str
     x: str
@@ -31,6 +31,7 @@ class Panel(NamedTuple):
     lines: list[Line]
     log_x: bool = False
     log_y: bool = False
+    limits: tuple[float, float] | None = None
 
 
 class Findings(NamedTuple):

@@ -73,6 +73,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         _line(axes, line, theory if line.theory else measured)
         theory, measured = theory + line.theory, measured + (not line.theory)
+    if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
     if len(panel.lines) > 1 or panel.lines[0].theory:
         axes.legend(frameon=False)
 
