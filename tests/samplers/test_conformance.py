@@ -20,7 +20,24 @@ from tests.conformance import FEW_STEPS, SAMPLER_CHECKS, SMALL, in_small, with_b
 from tests.oracle import LAWS
 
 every_sampler = pytest.mark.parametrize("sampler", conformance.samplers().values(), ids=conformance.samplers())
-every_law = pytest.mark.parametrize("oracle", LAWS.values(), ids=LAWS)
+COSTLY = ("gibbs",)  # tens of calls a row: on laws that are not SMALL in the slow suite
+
+
+def on(laws):
+    """Every sampler on some laws."""
+    return pytest.mark.parametrize(
+        ("sampler", "oracle"),
+        [
+            pytest.param(
+                sampler,
+                LAWS[law],
+                id=f"{name}-{law}",
+                marks=[pytest.mark.slow] if name in COSTLY and law not in SMALL else [],
+            )
+            for name, sampler in conformance.samplers().items()
+            for law in laws
+        ],
+    )
 
 
 @pytest.mark.parametrize("law", SMALL)
@@ -30,24 +47,22 @@ def test_contract(sampler, check, law):
     check(in_small(with_budget(sampler, FEW_STEPS)), LAWS[law])
 
 
-@every_law
-@every_sampler
+@on(LAWS)
 def test_law(sampler, oracle):
     conformance.check_law(sampler, oracle)
 
 
 @pytest.mark.slow
-@every_law
+@pytest.mark.parametrize("oracle", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", [name for name, s in conformance.samplers().items() if s.law is Law.EXACT])
 def test_law_with_five_times_the_rows(name, oracle, seed):
     conformance.check_law(conformance.samplers()[name], oracle, seed, times=5)
 
 
-@pytest.mark.parametrize("law", [*SMALL, "parity", "random_table"])
-@every_sampler
-def test_infilling(sampler, law):
-    conformance.check_infill(sampler, LAWS[law])
+@on([*SMALL, "parity", "random_table"])
+def test_infilling(sampler, oracle):
+    conformance.check_infill(sampler, oracle)
 
 
 # ---- planted bugs: each fails exactly the checks named next to it ----------------------------------------------------
