@@ -22,7 +22,7 @@ from remask.bench.frontier_field import Field, open_field, text_tokens
 from remask.bench.frontier_flags import positive, shares, split, whole
 from remask.bench.frontier_quality import LAWS, ByLaw, ByScorer, Judge
 from remask.bench.frontier_survey import Settings, Survey
-from remask.bench.frontier_systems import BUDGETS, INNERS, Plan
+from remask.bench.frontier_systems import BUDGETS, CACHES, INNERS, Plan
 from remask.bench.infilling import held_out_rows, infilling
 from remask.core.errors import BadInput, UnknownName
 from remask.train.checkpoint import load, read_facts
@@ -55,6 +55,8 @@ class Frontier:
     """Nats that a step of entropy_bound may ignore."""
     steps_per_block: tuple[str, ...] = ("1", "2", "4", "8")
     """Steps for a block in nets of blocks."""
+    caches: tuple[str, ...] = ("none", "dual")
+    """Caches for blocks of plain masked nets: none, prefix, dual (approximate)."""
     inners: tuple[str, ...] = ("ancestral", "confidence")
     """What fills the blocks of nets of blocks."""
     temperatures: tuple[str, ...] = ("1.1", "1", "0.9", "0.8", "0.7")
@@ -93,10 +95,14 @@ class Frontier:
         for name, least in (("texts", 2), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise BadInput(f"--{name} came as {getattr(self, name)}: type {least} or more.")
-        for name, table in (("samplers", BUDGETS), ("inners", INNERS)):
+        for name, kind, table in (
+            ("samplers", "sampler", BUDGETS),
+            ("inners", "sampler", INNERS),
+            ("caches", "cache", dict.fromkeys(CACHES)),
+        ):
             for one in split(getattr(self, name)):
                 if one not in table:
-                    raise UnknownName("sampler", one, table)
+                    raise UnknownName(kind, one, table)
         if self.infill and self.law is None and not self.data:
             raise BadInput("--infill came without held-out text: type --data F, or --law SEED.")
         self.settings()
@@ -113,6 +119,7 @@ class Frontier:
             split(self.inners),
             positive("exact_temperatures", self.exact_temperatures),
             positive("parallel_temperatures", self.parallel_temperatures),
+            split(self.caches),
         )
         warm, batches = positive("temperatures", self.temperatures), whole("batches", self.batches)
         return Settings(plan, warm, batches, self.texts, self.rounds, self.seed)

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from remask.bench.frontier_mauve import mauve
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput
 from remask.core.metric import Estimate, ratio
@@ -118,18 +119,33 @@ class ByScorer:
     def __init__(self, scorer: Checkpoint, held_out: Tensor | None = None):
         self.scorer, self.held_out = scorer, held_out
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.scorer.net.parameters()).device
+
     def nats(self, tokens: Tensor) -> Tensor:
         """-log p of every cell, [R, L]; nothing stands before a text but the end of another."""
-        tokens = tokens.to(next(self.scorer.net.parameters()).device)
+        tokens = tokens.to(self._device)
         one = torch.zeros_like(tokens)
         inputs = shifted(tokens, one, self.scorer.alphabet.end)
         with torch.inference_mode():
             return nats_of_cells(self.scorer.net, inputs, tokens, one, self.scorer.alphabet, batch=16).cpu()
 
     def measures(self, written: Written, path: str | None) -> dict[str, Estimate]:
-        """generative_perplexity."""
+        """generative_perplexity, and mauve where there is held-out text and its library is installed."""
         del path
-        return {self.name: dict(generative(written.tokens, self.nats))["perplexity"]}
+        found = {self.name: dict(generative(written.tokens, self.nats))["perplexity"]}
+        length = written.tokens.shape[1]
+        if self.held_out is not None:
+            close = mauve(self.states(written.tokens), self.states(self.held_out[:, :length]))
+            found |= {} if close is None else {"mauve": close}
+        return found
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """What the scorer makes of texts: its states at their last tokens, [R, D]."""
+        with torch.inference_mode():
+            parts = [self.scorer.net.hidden(part)[:, -1] for part in tokens.to(self._device).split(16)]
+        return torch.cat(parts).cpu()
 
     def reference(self, texts: int, length: int, seed: int) -> tuple[str, Written, str | None] | None:
         """Held-out text."""

@@ -114,7 +114,7 @@ class Survey:
     def _measured(self, weighed: Quality) -> dict[str, Any]:
         """All measures, each with its error; those that are not known are None."""
         found: dict[str, Any] = {"quality": weighed.measures[self.judge.name].value}
-        for name in (self.judge.name, "divergence", "written_entropy", "entropy", "distinct_2", "repetition"):
+        for name in (self.judge.name, "divergence", "written_entropy", "entropy", "distinct_2", "repetition", "mauve"):
             found |= _named(name, weighed.measures.get(name))
         return found | dict.fromkeys(MATCHED)
 

@@ -23,9 +23,11 @@ import torch
 from remask.bench.frontier_field import Field
 from remask.core.canvas import Canvas, blank
 from remask.core.conditional import Conditional
+from remask.core.errors import BadInput
 from remask.core.sampler import Sampler, run
 from remask.core.stream import Stream
 from remask.decoders.batched import Written, write
+from remask.nets.approximate_cache import KINDS, ApproximateCache, need_plain
 from remask.nets.blockwise import BlockNet
 from remask.nets.causal import CausalNet
 from remask.nets.wrap import Ban, Temperature
@@ -41,13 +43,20 @@ SIZE = 32  # cells of a block, in nets that are not of blocks
 INNERS: dict[str, Any] = {"ancestral": FirstHitting(), "confidence": Confidence()}
 """What fills the blocks of a net of blocks; given a number of steps, first-hitting becomes ancestral."""
 LEFT_TO_RIGHT = "left_to_right"
+EXACT_CACHE, NO_CACHE = "exact", "none"
+CACHES = (NO_CACHE, *KINDS)
+"""In blocks of plain nets, whose caches are approximate."""
 
 Writer = Callable[[int, Stream], Written]
 """A length and a stream of B rows to B texts."""
 
 
 class Plan(NamedTuple):
-    """What is tried. budgets: shares of a length; gammas: nats; exact, parallel: temperatures of such samplers."""
+    """What is tried.
+
+    budgets: shares of a length; gammas: nats; exact, parallel: temperatures of such samplers; caches: of plain nets in
+    blocks.
+    """
 
     samplers: Sequence[str]
     budgets: Sequence[Fraction]
@@ -56,10 +65,14 @@ class Plan(NamedTuple):
     inners: Sequence[str]
     exact: Sequence[float]
     parallel: Sequence[float]
+    caches: Sequence[str] = (NO_CACHE,)
 
 
 class Budget(NamedTuple):
-    """A sampler at one setting of its dial: its value and unit; path: see above; exact: one cell a call."""
+    """A sampler at one setting of its dial, a value and unit.
+
+    path: see above; exact: one cell a call; size: of its blocks, in plain nets.
+    """
 
     value: float
     unit: str
@@ -67,6 +80,7 @@ class Budget(NamedTuple):
     path: str | None
     exact: bool = False
     how: str = ""
+    size: int = 0
 
 
 class System(NamedTuple):
@@ -120,7 +134,7 @@ def _entropy_bound(plan: Plan, length: int) -> Iterator[Budget]:
 def _blocks(plan: Plan, length: int) -> Iterator[Budget]:
     size = min(SIZE, length)
     for steps in steps_of(plan.budgets, size):
-        yield Budget(steps, "steps a block", Blocks(size=size, steps_per_block=steps, stop=False), BOUND)
+        yield Budget(steps, "steps a block", Blocks(size=size, steps_per_block=steps, stop=False), BOUND, size=size)
 
 
 BUDGETS: dict[str, Callable[[Plan, int], Iterator[Budget]]] = {
@@ -215,21 +229,35 @@ def systems(name: str, model: Checkpoint, plan: Plan, length: int) -> list[Syste
         found = [
             one
             for budget in budgets_in_blocks(plan, model.net.block)
-            for cache in (True, False)
-            for one in _at_temperatures(name, "blocks", budget, plan, partial(in_blocks, model, cache), cache)
+            for cache in (EXACT_CACHE, NO_CACHE)
+            for one in _at_temperatures(
+                name, "blocks", budget, plan, partial(in_blocks, model, cache == EXACT_CACHE), cache
+            )
         ]
     else:
         found = [
             one
             for sampler in plan.samplers
             for budget in BUDGETS[sampler](plan, length)
-            for one in _at_temperatures(name, sampler, budget, plan, partial(plain, model))
+            for cache in (map(KEPT.get, plan.caches) if budget.size and keeps(model.net) else (None,))
+            for one in _at_temperatures(name, sampler, budget, plan, partial(plain, model, budget.size, cache), cache)
         ]
     return sorted(found, key=lambda one: not one.exact)
 
 
-def plain(model: Checkpoint) -> Conditional:
-    """p(x_i | the visible rest) without special tokens."""
+def keeps(net: object) -> bool:
+    """Whether a plain net can have an approximate cache."""
+    try:
+        need_plain(net)
+    except BadInput:
+        return False
+    return True
+
+
+def plain(model: Checkpoint, size: int = 0, cache: str | None = None) -> Conditional:
+    """p(x_i | the visible rest) without special tokens; about that, with an approximate cache for blocks of a size."""
+    if cache in KINDS:
+        return Ban(ApproximateCache(need_plain(model.net), model.alphabet, size, cache), banned(model))
     return Ban(model.conditional(), banned(model))
 
 
@@ -243,24 +271,27 @@ def banned(model: Checkpoint) -> tuple[int, ...]:
     return tuple(sorted(model.alphabet.special))
 
 
+KEPT = {NO_CACHE: None, **{kind: kind for kind in KINDS}}  # a plain net without a cache needs no word of it
+NAMED: dict[str | None, str] = {NO_CACHE: ", no cache", **{kind: f", {kind} cache" for kind in KINDS}}
+
+
 def _at_temperatures(
-    name: str, sampler: str, budget: Budget, plan: Plan, ask: Callable[[], Conditional], cache: bool | None = None
+    name: str, sampler: str, budget: Budget, plan: Plan, ask: Callable[[], Conditional], cache: str | None = None
 ) -> Iterator[System]:
-    kept = None if cache is None else "exact" if cache else "none"
     how = f"{sampler} {budget.how}".strip()
-    arm = f"{name} {how}{'' if cache in (None, True) else ', no cache'}"
+    arm = f"{name} {how}{NAMED.get(cache, '')}"
     for temperature in plan.exact if budget.exact else plan.parallel:
         yield System(
             arm=arm,
-            what=f"{how}, budget in {budget.unit}" + ("" if kept is None else f", cache: {kept}"),
+            what=f"{how}, budget in {budget.unit}" + ("" if cache is None else f", cache: {cache}"),
             sampler=sampler,
             budget=budget.value,
             unit=budget.unit,
             temperature=temperature,
-            cache=kept,
+            cache=cache,
             path=budget.path,
             exact=budget.exact,
             write=fresh(budget.sampler, ask, temperature),
-            quality_key=(name, how, budget.value, temperature),
+            quality_key=(name, how, budget.value, temperature, cache if cache in KINDS else None),
             time_key=(arm, budget.value, None if budget.exact else temperature),
         )

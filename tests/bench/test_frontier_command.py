@@ -79,7 +79,7 @@ def test_every_system_of_a_known_law(home, command):
     assert {name: len(mine) for name, mine in arms.items()} == {
         "ar left to right": 6,
         "masked first_hitting": 6,
-        **dict.fromkeys(("masked ancestral", "masked confidence", "masked blocks"), 4),
+        **dict.fromkeys(("masked ancestral", "masked confidence", "masked blocks", "masked blocks, dual cache"), 4),
         "masked entropy_bound": 2,
         **dict.fromkeys(("blocks blocks first_hitting", "blocks blocks first_hitting, no cache"), 6),
         **dict.fromkeys(("blocks blocks ancestral", "blocks blocks ancestral, no cache"), 2),
@@ -109,6 +109,11 @@ def test_every_system_of_a_known_law(home, command):
         assert (cached["cache"], plain["cache"]) == ("exact", "none")
         assert cached["true_cross_entropy"] == plain["true_cross_entropy"]
         assert cached["calls_most"] <= 2 * LENGTH / BLOCK
+    for cached, plain in zip(
+        arms["masked blocks, dual cache"], arms["masked blocks"]
+    ):  # one block: nothing stands still
+        assert (cached["cache"], plain["cache"]) == ("dual", None)
+        assert cached["true_cross_entropy"] == plain["true_cross_entropy"]
     assert {row["arm"] for row in filled} == {"masked", "blocks", "ar left to right", "the law itself"}
     assert {row["nats_is"] for row in filled if row["arm"] in ("masked", "blocks")} == {"bound"}
 
