@@ -76,23 +76,33 @@ def _steps(steps: int, lengths: int = 1, **fields: Any) -> Settings:
     return {"fields": {"steps": steps, **fields}, "lengths": {"lengths": lengths}}
 
 
-PARALLEL = {**{str(steps): _steps(steps) for steps in (1, 2, 4, 8)}, "4, 3 lengths": _steps(4, 3)}
+PLAIN = (("1", 1, 1), ("2", 2, 1), ("4", 4, 1), ("8", 8, 1), ("4, 3 lengths", 4, 3))  # name, steps, lengths
+PARALLEL = {name: _steps(steps, lengths) for name, steps, lengths in PLAIN}
 EXTRA: dict[str, dict[str, Settings]] = {
     "cmlm": {"4, 5 lengths": _steps(4, 5)},
-    "padir": {f"{steps}, no stutters": _steps(steps, remove_stutter=True) for steps in (1, 4)},
+    "padir": {
+        **{name: _steps(steps, lengths, reject="none") for name, steps, lengths in PLAIN},
+        **{f"{steps}, no stutters": _steps(steps, reject="none", remove_stutter=True) for steps in (1, 4)},
+        **{f"{steps}, linear": _steps(steps, reject="linear") for steps in (4, 8)},
+        **{f"{steps}, linear, no stutters": _steps(steps, reject="linear", remove_stutter=True) for steps in (4, 8)},
+    },
 }
-"""Further decodings by objective."""
-FAULTY = ("greedy", "1", "4")  # decodings whose faults are looked at
+"""Further decodings by objective, and PaDIR's as nothing is rejected."""
+FAULTY = ("greedy", "1", "4", "4, linear, no stutters")  # decodings whose faults are looked at
 PROBES = ("padir", "cmlm")
 RACERS: dict[str, Sequence[str]] = {
     BASE: (*LEFT_TO_RIGHT, *ENGINES),
-    "padir": tuple(PARALLEL),
+    "padir": ("1", "4, linear, no stutters", "8, linear, no stutters", "4, 3 lengths"),
     "cmlm": tuple(PARALLEL),
-    "padir from T5": ("1", "4"),
+    "padir from T5": ("4, linear, no stutters",),
     "axe": ("1",),
 }
 """Arms and decodings that are timed."""
-BY_LENGTH = {BASE: ("greedy", "CTranslate2 float32"), "padir": ("1", "4"), "cmlm": ("4",)}
+BY_LENGTH = {
+    BASE: ("greedy", "CTranslate2 float32"),
+    "padir": ("1", "4, linear, no stutters"),
+    "cmlm": ("4",),
+}
 
 
 def decodings(arm: str) -> dict[str, Settings]:

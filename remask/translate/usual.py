@@ -1,7 +1,8 @@
 """How nets of each objective are decoded where nobody says otherwise: tables, which --help reads without torch.
 
 CMLM's lengths are compared by the mean log p of a token, as in its authors' code (Ghazvininejad et al. 2019, arXiv
-1904.09324); the others by the sum, as PaDIR's (Li et al. 2024, arXiv 2407.21046).
+1904.09324); the others by the sum, as PaDIR's (Li et al. 2024, arXiv 2407.21046). PaDIR rejects what it is least sure
+of: a young net says again whatever it reads, so with nothing rejected its first draft is its last (docs/results.md).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LEARNED = {"noise": "start"}
 """Fields of objectives whose values a sampler's field takes over: SUNDAE decodes from what it was trained on."""
 FEW: dict[str, dict[str, Any]] = {
     "mask_predict": {"steps": 4},
-    "padir": {"steps": 4},
+    "padir": {"steps": 4, "reject": "linear"},
     "sundae": {"steps": 10, "unrolled": True},
 }
 """Defaults of samplers that a translation, which has a source to hold on to, wants otherwise than free text."""

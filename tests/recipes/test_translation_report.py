@@ -109,7 +109,7 @@ def test_quality_is_that_of_the_bench_and_found_once(reported, capsys):
     assert found["bleu_stderr"] == pytest.approx(np.std(found["drawn"], ddof=1), abs=1e-3)
     assert {key.split(" ", 1)[0] for key in kept.found} == {"test", "joined"}
     assert found["oracle_bleu"] is None
-    assert kept.found["test 4"]["oracle_bleu"] is not None
+    assert kept.found["test 4, linear, no stutters"]["oracle_bleu"] is not None
     kept.make("test 4", lambda: pytest.fail("it was there"))
     capsys.readouterr()
     assert main([str(reported), "--part", "quality", "--arms", "cmlm"]) == 0
@@ -152,10 +152,10 @@ def test_speed_stands_beside_quality(reported, monkeypatch):
     assert main([str(reported), "--part", "speed"]) == 0
     found = translation_report.gather(reported)
     assert {one["baseline"] for one in found.speed["joined"]} == {f"{BASE}; greedy"}
-    row = next(line for line in translation_tables.speed_table(found).splitlines() if line.startswith("| padir, 4 |"))
-    assert translation_tables.mean(found.of("padir", "joined 4")) in row
-    fast = next(one for one in found.speed["joined"] if one["system"] == "padir; 4" and one["batch"] == 1)
-    assert translation_plots.spots(found)["padir"]["4"].speed == fast["speed_over_baseline"]
+    row = next(line for line in translation_tables.speed_table(found).splitlines() if line.startswith("| cmlm, 4 |"))
+    assert translation_tables.mean(found.of("cmlm", "joined 4")) in row
+    fast = next(one for one in found.speed["joined"] if one["system"] == "cmlm; 4" and one["batch"] == 1)
+    assert translation_plots.spots(found)["cmlm"]["4"].speed == fast["speed_over_baseline"]
     assert len(translation_tables.generate_table(found).splitlines()) == 2 + 4
     assert "1-16" in translation_tables.length_table(found)
 
@@ -227,7 +227,8 @@ def test_sources_that_were_taught_and_translations_that_differ_in_dots_do_not_co
 def test_faults_are_found_for_every_system(reported):
     found = translation_report.gather(reported)
     mixed = translation_tables.faults_of(found, "mixed")
-    ways = {arm: ["greedy"] if arm == BASE else ["1", "4"] for arm in ARMS}
+    refined = {"padir": ["4, linear, no stutters"]}
+    ways = {arm: ["greedy"] if arm == BASE else ["1", "4", *refined.get(arm, [])] for arm in ARMS}
     assert {arm: list(those) for arm, those in mixed.items()} == ways
     floors = {facts["mixture_floor"]["value"] for those in mixed.values() for facts in those.values()}
     assert len(floors) == 1
