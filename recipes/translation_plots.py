@@ -17,7 +17,17 @@ from recipes.paired_curves import MARKS
 from recipes.translation_tables import BEHIND, FAST, STEPS, Found, timed
 from remask.core.errors import MissingExtra
 
-MAIN = ("teacher", "left to right", "padir", "cmlm", "padir from T5", "axe", "sundae", "masked LM's both")
+MAIN = (
+    "teacher",
+    "left to right",
+    "padir",
+    "cmlm",
+    "padir from T5",
+    "axe",
+    "sundae",
+    "masked LM's both",
+    "masked LM's shape",
+)
 GREEDY = "left to right; greedy"
 FAR = (9, 12, 16, 21, 28, 36)  # points of print from a mark to its label
 SIDES = (("center", 0, 1), ("center", 0, -1), ("left", 1, 0), ("right", -1, 0))

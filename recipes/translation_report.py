@@ -60,7 +60,7 @@ from remask.translate.scores import resampled
 from remask.translate.weigh import weigh_translations
 
 SEEDS = range(10)
-ROUNDS, TIMED = 5, {"test": 200, "joined": 150}
+ROUNDS, TIMED = 3, {"test": 200, "joined": 150}
 EDGES = (8, 16, 32)  # tokens of sources that are timed by themselves
 MIXED, PROBED = 400, 150  # sentences
 
@@ -92,16 +92,17 @@ FAULTY = ("greedy", "1", "4", "4, linear, no stutters")  # decodings whose fault
 PROBES = ("padir", "cmlm")
 RACERS: dict[str, Sequence[str]] = {
     BASE: (*LEFT_TO_RIGHT, *ENGINES),
-    "padir": ("1", "4, linear, no stutters", "8, linear, no stutters", "4, 3 lengths"),
-    "cmlm": tuple(PARALLEL),
-    "padir from T5": ("4, linear, no stutters",),
+    "padir": ("1", "4, linear, no stutters", "8, linear, no stutters"),
+    "cmlm": ("1", "4", "8", "4, 3 lengths"),
     "axe": ("1",),
+    "masked LM's shape": tuple(PARALLEL),
+    "masked LM's both": ("4, 3 lengths",),
 }
 """Arms and decodings that are timed."""
 BY_LENGTH = {
     BASE: ("greedy", "CTranslate2 float32"),
     "padir": ("1", "4, linear, no stutters"),
-    "cmlm": ("4",),
+    "masked LM's shape": ("4", "4, 3 lengths"),
 }
 
 
