@@ -19,11 +19,11 @@ from torch import Tensor
 
 from remask.bench import frontier_plot
 from remask.bench.frontier_field import Field, open_field, text_tokens
-from remask.bench.frontier_flags import positive, shares, split, whole
 from remask.bench.frontier_quality import LAWS, ByLaw, ByScorer, Judge
 from remask.bench.frontier_survey import Settings, Survey
 from remask.bench.frontier_systems import BUDGETS, CACHES, INNERS, Plan
 from remask.bench.infilling import held_out_rows, infilling
+from remask.bench.lists import positive, shares, split, whole
 from remask.core.errors import BadInput, UnknownName
 from remask.train.checkpoint import load, read_facts
 from remask.train.hub import locate

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import torch
 
 from remask.bench.engine import Runner, System, runner
+from remask.bench.lists import split, whole
 from remask.core.errors import BadInput
 from remask.core.metric import Estimate, ratio
 from remask.data.pairs import read_pairs
@@ -308,7 +309,7 @@ class Race:
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} came as {getattr(self, name)}: type 1 or more.")
         for name in ("steps", "beams", "batches"):
-            _numbers(name, getattr(self, name))
+            whole(name, getattr(self, name))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One record for each system and batch size, all of it in JSON, what is `shown` in tables.
@@ -334,7 +335,7 @@ class Race:
         made = {racer.name: weigh(racer, sources, references) for racer in racers}
         timed = min(self.most, len(sources))
         spread = [sources[number * len(sources) // timed] for number in range(timed)]
-        batches = _numbers("batches", self.batches)
+        batches = whole("batches", self.batches)
         what = {racer.name: f"{racer.what}; {made[racer.name].scores.bleu.signature}" for racer in racers}
         for one in speed(racers, spread, batches=batches, rounds=self.rounds):
             yield {"arm": one.system, "what": what[one.system], **_record(one, made[one.system])}
@@ -344,15 +345,15 @@ class Race:
         twice = [Path(other).name for other in self.nets].count(Path(net).name) > 1
         name = net if twice else Path(net).name
         if model.net.causal:
-            for beam in _numbers("beams", self.beams):
+            for beam in whole("beams", self.beams):
                 yield System(f"{name} {'greedy' if beam == 1 else f'beam {beam}'}", net, beam=beam)
-            for compute in _split(self.engines):
+            for compute in split(self.engines):
                 yield System(f"{name} CTranslate2 {compute}", net, compute=compute)
             return
         padir = usual_of(model.facts.get("objective", {}))[0] == "padir"
         rest = {"remove_stutter": self.remove_stutter} if padir else {}
         lengths = {"lengths": self.lengths, **({"rank": self.rank} if self.rank else {})}
-        for steps in _numbers("steps", self.steps):
+        for steps in whole("steps", self.steps):
             yield System(f"{name} {steps}", net, fields={"steps": steps, **rest}, lengths=lengths)
 
 
@@ -372,16 +373,3 @@ def _record(one: Speed, made: Quality) -> dict[str, Any]:
         **{name: timed[name] for name in ("least", "most")},
     }
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in numbers.items()}
-
-
-def _split(words: Sequence[str]) -> list[str]:
-    """Values with blanks or commas between them."""
-    return [part.strip() for word in words for part in word.split(",") if part.strip()]
-
-
-def _numbers(flag: str, words: Sequence[str]) -> list[int]:
-    """Whole numbers above 0; BadInput for others, or none."""
-    parts = _split(words)
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise BadInput(f"--{flag} came as {','.join(words)}: type whole numbers above 0, like 1,2,4,8.")
-    return list(dict.fromkeys(map(int, parts)))

@@ -18,11 +18,11 @@ def tokenizer(words):
     return tokenizers.character_tokenizer(["".join(chr(0x100 + word) for word in range(words))])
 
 
-def checkpoint(path, words=256, kind="masked", length=LENGTH, fingerprint="f00d", seed=0):
+def checkpoint(path, words=256, kind="masked", length=LENGTH, fingerprint="f00d", seed=0, layers=1):
     """An untrained net in a directory; kind: masked, blocks or causal."""
     words = tokenizer(words)
     causal = kind == "causal"
-    with patch.dict(encoder.SIZES, speck=SPECK):
+    with patch.dict(encoder.SIZES, speck=SPECK._replace(layers=layers)):
         net = encoder.build("speck", tokenizers.alphabet(words), length, causal=causal, seed=seed)
     shake(net.model, seed, scale=0.1)
     net = in_blocks(net, BLOCK) if kind == "blocks" else net

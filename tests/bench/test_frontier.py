@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from remask.bench.frontier_flags import positive, shares, whole
 from remask.bench.frontier_plot import panels, series
 from remask.bench.frontier_quality import LAWS, ByLaw, Coding, Point, at_entropy, loss, quality
 from remask.bench.frontier_speed import Speed, timed
@@ -24,6 +23,7 @@ from remask.bench.frontier_systems import (
     steps_of,
     write_texts,
 )
+from remask.bench.lists import positive, shares, whole
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput
 from remask.core.metric import Estimate

@@ -2,11 +2,12 @@
 
 import json
 import re
+from fractions import Fraction
 
 import pytest
 import torch
 
-from remask.bench import BENCHES
+from remask.bench import BENCHES, frontier_systems
 from remask.bench.frontier import Frontier
 from remask.bench.frontier_field import open_field
 from remask.bench.frontier_systems import Plan, baselines, systems
@@ -33,6 +34,7 @@ def home(tmp_path_factory):
         "other": {"words": 255},
         "other_ar": {"words": 255, "kind": "causal"},
         "short": {"length": 8},
+        "deep": {"layers": 2},
     }.items():
         checkpoint(home / name, **rest)
     (home / "held.txt").write_text("".join(chr(0x100 + (7 * at) % 256) for at in range(300)))
@@ -211,6 +213,21 @@ def test_a_cache_changes_no_text(home):
     for cached, plain in groups.values():
         assert torch.equal(cached.tokens, plain.tokens)
         assert torch.equal(cached.calls, plain.calls)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("masked", 3), ("deep", 1), ("deep", 3)])
+def test_an_approximate_cache_forgets_what_other_blocks_learnt(home, monkeypatch, name, blocks):
+    """The net is asked as often; what it says differs where others read the block: not in one layer or one block."""
+    monkeypatch.setattr(frontier_systems, "SIZE", LENGTH // blocks)
+    place = open_field([str(home / name)], str(home / "ar"), [LENGTH])
+    place.models[name].net.double()
+    plan = Plan(["blocks"], [Fraction(1, 2)], [], [], [], [1.0], [1.0], ["none", "dual"])
+    found = systems(name, place.models[name], plan, LENGTH)
+    assert [one.cache for one in found] == [None, "dual"]
+    exact, dual = (one.write(LENGTH, Stream.of(0, 40)) for one in found)
+    assert torch.equal(exact.calls, dual.calls)
+    apart = (exact.log_prob - dual.log_prob).abs().max()
+    assert apart > 1e-6 if (name, blocks) == ("deep", 3) else apart < 1e-9, apart
 
 
 def test_it_is_a_bench_with_flags(capsys):

@@ -17,6 +17,7 @@ from remask.core.draw import Categorical, Greedy
 from remask.core.errors import BadInput
 from remask.core.sampler import sample
 from remask.core.stream import Stream
+from remask.nets.approximate_cache import KINDS
 from remask.nets.require import restrict
 from remask.nets.wrap import RepetitionPenalty, Temperature, TopK, TopP
 from remask.samplers import SAMPLERS
@@ -349,3 +350,8 @@ def test_nothing_but_texts_on_standard_output(remask):
     assert "(4 calls, " in done.err
     assert "tokens/s" not in done.err  # no terminal, no bar
     assert "calls" not in done.out
+
+
+def test_the_command_names_every_approximate_cache():
+    """Named apart from the table, so that --help needs no torch."""
+    assert tuple(KINDS) == drawing.APPROXIMATE

@@ -4,9 +4,11 @@ import pytest
 
 from remask.core.errors import BadInput
 from remask.lab.experiment import Line, Panel
-from remask.lab.plot import plot
+from remask.lab.plot import _draw, plot
 
 pytest.importorskip("matplotlib", reason="plots need the extra [plot]")
+from matplotlib.figure import Figure
+
 PANELS = [
     Panel(
         f"panel {i}",
@@ -35,3 +37,12 @@ def test_bad_names(tmp_path):
     with pytest.raises(BadInput, match="there is no folder"):
         plot(PANELS, tmp_path / "nowhere" / "plot.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_limits_cut_the_y_axis_of_their_panel():
+    line = Line("measured", [1, 2, 3], [3.0, 2, 900])
+    whole, cut = Figure().subplots(1, 2)
+    _draw(whole, Panel("whole", "k", "trace", [line]))
+    _draw(cut, Panel("cut", "k", "trace", [line], limits=(0, 10)))
+    assert whole.get_ylim()[1] > 900
+    assert cut.get_ylim() == (0, 10)

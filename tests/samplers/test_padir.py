@@ -14,10 +14,12 @@ from remask.core.errors import BadInput
 from remask.core.sampler import Law, run, sample
 from remask.core.stream import Purpose, Stream
 from remask.nets.planner import WithPlanner
+from remask.samplers import SAMPLERS
 from remask.samplers.mask_predict import MaskPredict
 from remask.samplers.padir import REPLACEMENTS, PaDIR
 from remask.samplers.rejecters import REJECTERS
 from remask.samplers.sundae import STARTS, Sundae, random_text
+from remask.translate.usual import usual_of
 from tests.conformance import FEW_STEPS, SAMPLER_CHECKS, mixed_canvas
 from tests.oracle import LAWS, Oracle, Watched, surprise
 from tests.samplers.chains import marginals, product_of
@@ -229,6 +231,16 @@ def test_masking_all_but_one_more_token_a_step_never_mixes():
     assert torch.bincount(net.number(tokens), minlength=4**4)[net.joint > 0].tolist() == [2**10] * 4
     halves = written(PaDIR(2, reject="linear", draw=Categorical()), net, every_draw(4, 2))
     assert mixed(halves)[:, 1].double().mean() == 0.5
+
+
+def test_the_usual_translation_of_a_padir_net_mends_what_it_wrote():
+    """As many steps as cells: with the usual fields no draw is mixed, without them as many as after one step."""
+    net, stream = paraphrases(2), every_draw(4, 3)
+    name, usual = usual_of({"name": "padir"})
+    kind = SAMPLERS.load(name)
+    assert not mixed(written(kind(draw=Categorical(), **usual), net, stream)).any()
+    drafted = kind(draw=Categorical(), **usual | {"reject": PaDIR().reject})
+    assert mixed(written(drafted, net, stream)).double().mean() == 0.5
 
 
 COMPLEMENTS = torch.zeros([2] * 5, dtype=torch.float64)

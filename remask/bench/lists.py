@@ -1,4 +1,4 @@
-"""Lists of numbers on the frontier's command line, with blanks or commas between them. Shapes: none."""
+"""Lists of numbers on a command line, with blanks or commas between them. Shapes: none."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def whole(flag: str, words: Sequence[str]) -> list[int]:
     """Whole numbers above 0; BadInput for others, or none."""
     parts = split(words)
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise BadInput(f"{_flag(flag)} came as {','.join(words)}: type whole numbers above 0, like 1,2,4.")
-    return [int(part) for part in parts]
+        raise BadInput(f"{_flag(flag)} came as {','.join(words)}: type whole numbers above 0, like 1,2,4,8.")
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def positive(flag: str, words: Sequence[str], least: float | None = None) -> list[float]:
