@@ -12,6 +12,7 @@ from remask.decoders import DECODERS
 
 USUAL = "beam"
 MOST_TOKENS = 64  # of a text, where nobody says
+MOST_NODES = 100_000  # beyond what any beam takes: exact search alone would go on for days
 STREAMS = frozenset({"hidden_state"})
 """Decoders that read prompts longer than the model's window."""
 
@@ -40,8 +41,9 @@ def build(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:
     words.add_argument(
         "--budget",
         type=READERS["int"],
+        default=MOST_NODES,
         metavar="NODES",
-        help="prefixes that the model may read for a prompt; default: as many as it takes",
+        help="prefixes that the model may read for a prompt: minutes of a small model [default: %(default)s]",
     )
     words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the draws [default: 0]")
     words.add_argument("--json", action="store_true", help="one JSON object a text")

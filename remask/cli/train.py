@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from remask.cli.flags import add, describe, take
-from remask.cli.words import Parser, emit, parser
+from remask.cli.words import Parser, emit, parser, peek
+from remask.core.errors import BadInput
 from remask.objectives import OBJECTIVES
 
 ATTRIBUTE = "attribute"  # a classifier of a model's texts: no objective, since it changes no net
@@ -48,6 +49,11 @@ def main(arguments: list[str]) -> int:
         return attribute(arguments[1:])
     words, names = build(name)
     values = words.parse_args(arguments[1:])
+    size = peek(arguments, "--net", "")
+    if size and values.init is not None:
+        raise BadInput(
+            f"--net {size} came with --init {values.init}, which brings its own size: leave one of them out."
+        )
     rooms = {room: take(values, fields) for room, fields in names.items()}
     return _train(name, rooms, values, "remask train " + shlex.join(arguments))
 

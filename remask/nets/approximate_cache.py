@@ -221,10 +221,7 @@ def read_part(model: Any, tokens: Tensor, place: Tensor, kept: Kept) -> Tensor:
     if config.time_conditioning:  # the share of masks on the canvas as it is now
         share = masked_share(masked)[:, :1].expand(fed["input_ids"].shape)
         fed = {"inputs_embeds": model.embeddings.tok_embeddings(fed["input_ids"]) + model.time(share)}
-    masks = {"full_attention": every, "sliding_attention": every}
-    return ModernBertModel.forward(
-        model, attention_mask=masks, position_ids=place, first_layer_mask=first, kept=kept, **fed
-    )[0]
+    return model.layered(every, fed.pop("input_ids", None), place, first_layer_mask=first, kept=kept, **fed)[0]
 
 
 def need_plain(net: object) -> HuggingFaceNet:

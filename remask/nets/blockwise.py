@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
-from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM, ModernBertModel
+from transformers.models.modernbert.modeling_modernbert import ModernBertForMaskedLM
 
 from remask.core.errors import BadInput
 from remask.nets.convert import seeded
@@ -100,8 +100,7 @@ class BlockModel(DirectionalModel):
         first = every
         if masked is not None and config.opened < 1:
             first = torch.where((masked[:, None, :] & (offset != 0))[:, None], every + ajar(config.opened), every)
-        masks = {"full_attention": every, "sliding_attention": every}
-        return ModernBertModel.forward(self, attention_mask=masks, position_ids=place, first_layer_mask=first, **rest)
+        return self.layered(every, rest.pop("input_ids", None), place, first_layer_mask=first, **rest)
 
     def masked(self, tokens: Tensor | None) -> Tensor | None:
         """Which cells hold the mask, where that makes a difference."""

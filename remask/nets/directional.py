@@ -24,6 +24,7 @@ from transformers import (
     ModernBertConfig,
     ModernBertDecoderConfig,
 )
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast
 from transformers.models.modernbert.modeling_modernbert import (
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
@@ -37,6 +38,7 @@ from transformers.models.modernbert_decoder.modeling_modernbert_decoder import (
 
 from remask.core.errors import BadInput
 from remask.nets import attention
+from remask.nets.lean import LeanDecoderLayer, LeanEncoderLayer, LeanModel, make_lean
 from remask.nets.masks import FREE, LEFT, RIGHT, ajar, directional_bias, offsets
 from remask.nets.time import Silent, TimeEmbedding, masked_share
 
@@ -109,17 +111,19 @@ class _Fresh:
             super()._init_weights(module)  # type: ignore[misc]
 
 
-class DirectionalModel(_Fresh, ModernBertModel):
+class DirectionalModel(_Fresh, LeanModel, ModernBertModel):
     """The trunk: builds its bias in forward, so no caller can forget it."""
 
     config: DirectionalConfig
     config_class = DirectionalConfig
+    _no_split_modules = ("ModernBertEmbeddings", "LeanEncoderLayer")
 
     def __init__(self, config: DirectionalConfig):
         if config.head_directions is None or config.head_slopes is None:
             for name, value in default_directions(config.num_attention_heads).items():
                 setattr(config, name, value)
         super().__init__(config)
+        make_lean(self.layers, LeanEncoderLayer)
         config._attn_implementation = attention.NAME  # others would not know of the first layer's own mask
         if config.time_conditioning:
             self.time = TimeEmbedding(config.hidden_size)
@@ -161,11 +165,16 @@ class DirectionalModel(_Fresh, ModernBertModel):
             first = torch.where(hidden, every + ajar(self.config.opened), every)
         if self.config.time_conditioning:
             rest["inputs_embeds"], input_ids = self._told(input_ids, attention_mask), None
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask={"full_attention": every, "sliding_attention": every},
-            first_layer_mask=first,
-            **rest,
+        return self.layered(every, input_ids, first_layer_mask=first, **rest)
+
+    def layered(self, every: Tensor, input_ids: Tensor | None, position_ids: Tensor | None = None, **rest: Any) -> Any:
+        """ModernBertModel's own forward, with a mask for all layers, [1 or B, H, C, K] bool or additive."""
+        found = self.passed(every, input_ids, position_ids, 0, **rest)
+        if found is not None:
+            return BaseModelOutput(last_hidden_state=found)
+        masks = {"full_attention": every, "sliding_attention": every}
+        return ModernBertModel.forward(
+            self, input_ids=input_ids, attention_mask=masks, position_ids=position_ids, **rest
         )
 
 
@@ -213,10 +222,15 @@ def plain_config(config: DirectionalConfig) -> dict[str, Any]:
     return {**values, "architectures": heads, "model_type": ModernBertConfig.model_type}
 
 
-class DirectionalDecoderModel(ModernBertDecoderModel):
+class DirectionalDecoderModel(LeanModel, ModernBertDecoderModel):
     """The causal trunk with a distance penalty; works with the key-value cache of `generate()`."""
 
     config: DirectionalDecoderConfig
+    _no_split_modules = ("ModernBertDecoderEmbeddings", "LeanDecoderLayer")
+
+    def __init__(self, config: DirectionalDecoderConfig):
+        super().__init__(config)
+        make_lean(self.layers, LeanDecoderLayer)
 
     def forward(
         self,
@@ -238,6 +252,12 @@ class DirectionalDecoderModel(ModernBertDecoderModel):
             self_key = offsets(queries, keys, device) == 0
             attention_mask = attention_mask.bool()[:, None, None, :] | self_key
         every = _combine(bias, attention_mask)
+        if past_key_values is not None or not rest.get("use_cache", self.config.use_cache):
+            told = {name: value for name, value in rest.items() if name not in ("use_cache", "position_ids")}
+            place, past = rest.get("position_ids"), keys - queries
+            found = self.passed(every, input_ids, place, past, past_key_values=past_key_values, **told)
+            if found is not None:
+                return BaseModelOutputWithPast(last_hidden_state=found, past_key_values=past_key_values)
         return super().forward(
             input_ids=input_ids,
             attention_mask={"full_attention": every, "sliding_attention": every},

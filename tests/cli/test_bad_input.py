@@ -96,7 +96,7 @@ def test_a_wrong_column(remask, tmp_path):
         (["--length", "0"], ["--length 1 or more"]),
         (["--length", "-5"], ["--length 1 or more"]),
         (["--held-out", "2"], ["share to hold out is 2.0"]),
-        (["--init", "/nowhere"], ["no checkpoint directory at /nowhere"]),
+        (["--init", "/nowhere"], ["--net tiny came with --init /nowhere", "leave one of them out"]),
         (["--resume"], ["no run to resume"]),
         (["--resume", "--overwrite"], ["--resume and --overwrite came together"]),
     ],
@@ -106,6 +106,14 @@ def test_a_training_that_cannot_be(remask, tmp_path, words, said):
     valid = [] if "--held-out" in words else ["--valid", held()]
     done = remask("train", "mdlm", "--data", runs.data(), *valid, *out(tmp_path / "run"), *words)
     refused(done, *said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["mdlm", "electra"])
+def test_an_init_that_is_not_there(remask, tmp_path, objective):
+    words = [word for word in out(tmp_path / "run") if word not in ("--net", "tiny")]
+    done = remask("train", objective, "--data", runs.data(), "--valid", held(), *words, "--init", "/nowhere")
+    refused(done, "no checkpoint directory at /nowhere")
     assert not (tmp_path / "run").exists()
 
 
@@ -133,7 +141,7 @@ ELECTRA = [
     (["--two-stage"], ["--two-stage copies the generator", "--share none"]),
     (["--two-stage", "--share", "none"], ["--generator-width 1 --generator-depth 1"]),
     (["--generator", "/nowhere"], ["no checkpoint directory at /nowhere"]),
-    (["--init", "/nowhere"], ["no checkpoint directory at /nowhere"]),
+    (["--init", "/nowhere"], ["--net tiny came with --init /nowhere"]),
 ]
 MLM = [
     (["--mask-rate", "0"], ["--mask-rate came as 0.0", "(0, 1]"]),

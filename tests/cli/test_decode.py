@@ -152,6 +152,15 @@ def test_a_default_budget_is_what_the_model_has_room_for(line, home):
         assert found["tokens"] + found["ended"] <= WINDOW - 1 - len(prompt)
 
 
+def test_a_search_does_not_go_on_for_days(line, home, monkeypatch):
+    words = ["decode", home, "--prompt", "a", "--decoder", "exact_mode", "--length", 3]
+    typed = line(*words, "--budget", 4)
+    assert line(*words)["calls"] > 4
+    monkeypatch.setattr("remask.cli.decode.MOST_NODES", 4)
+    usual = line(*words)
+    assert {**usual, "seconds": 0} == {**typed, "seconds": 0}
+
+
 def test_standard_input_and_empty_lines_are_prompts(remask, home, monkeypatch, tmp_path):
     (tmp_path / "prompts").write_text("a\n\nb\n")
     with (tmp_path / "prompts").open() as file:

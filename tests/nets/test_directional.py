@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from remask.core.documents import positions as restart
-from remask.nets import attention
+from remask.nets import lean
 from remask.nets.conditional import NetConditional
 from remask.nets.directional import (
     DirectionalConfig,
@@ -70,18 +70,19 @@ def changed(tokens, at):
 
 
 class Spy:
-    """Records the mask and each head's output of every layer."""
+    """Records the mask and each head's output of every layer, one list entry for each that a call passes."""
 
     def __init__(self, monkeypatch):
-        self.masks, self.heads = {}, {}
-        inner = attention.sdpa_attention_forward  # the path without gradients
+        self.masks, self.heads = [], []
+        inner = lean.attended  # the path without gradients
 
-        def record(module, query, key, value, mask, **rest):
-            out = inner(module, query, key, value, mask, **rest)
-            self.masks[module.layer_idx], self.heads[module.layer_idx] = mask, out[0]  # [B, L, H, D/H]
+        def record(query, key, value, mask, scaling):
+            out = inner(query, key, value, mask, scaling)
+            self.masks.append(mask)
+            self.heads.append(out.transpose(1, 2))  # [B, L, H, D/H]
             return out
 
-        monkeypatch.setattr(attention, "sdpa_attention_forward", record)
+        monkeypatch.setattr(lean, "attended", record)
 
 
 # a second implementation, in loops and float64
@@ -188,6 +189,7 @@ def test_a_left_head_sees_nothing_right_of_it_and_a_right_head_nothing_left(at, 
     with torch.no_grad():
         net.hidden(tokens)
         before = spy.heads[0]
+        spy.heads.clear()
         net.hidden(changed(tokens, at))
     left, right, free = (spy.heads[0] - before).abs().amax((0, 3)).T  # [L] each
     assert (left[:at] == 0).all()
@@ -241,6 +243,7 @@ def test_in_the_first_layer_a_mask_is_seen_by_itself_alone(monkeypatch):
     with torch.no_grad():
         net.hidden(tokens)
         before = spy.heads[0]
+        spy.heads.clear()
         net.model.get_input_embeddings().weight[MASK] += 1.0 + torch.arange(24) * 0.1
         net.hidden(tokens)
     change = (spy.heads[0] - before).abs().amax((0, 2, 3))
