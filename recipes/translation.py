@@ -74,6 +74,7 @@ ARMS: dict[str, Arm] = {
     "sundae": Arm("sundae"),
     "cmlm raw": Arm("cmlm", "raw"),
     "axe raw": Arm("axe", "raw"),
+    "left to right on our trunk": Arm("seq2seq", init="masked", flags=(("init_parts", "none"),), pace="masked"),
     "masked LM's shape": _masked("none"),
     "masked LM's encoder": _masked("encoder"),
     "masked LM's decoder": _masked("decoder"),

@@ -8,7 +8,7 @@ Shapes: N prefixes, M of them, V vocabulary, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,11 @@ from torch import Tensor
 from remask.core.alphabet import Alphabet
 from remask.core.decoder import Prefixes
 from remask.core.errors import BadCheckpoint, BadInput
-from remask.nets.reading import Reading
-from remask.nets.t5 import Past, T5Net
+from remask.nets.reading import Past, Reading
+from remask.nets.t5 import T5Net
+
+if TYPE_CHECKING:
+    from remask.nets.crossed import CrossedNet
 
 
 class Kept(NamedTuple):
@@ -28,20 +31,20 @@ class Kept(NamedTuple):
 
 
 class CausalT5:
-    """A frozen left-to-right T5.
+    """A frozen left-to-right T5, or two masked ModernBERTs of which one learnt to write from left to right.
 
     net: a causal one; longest: tokens of a source with its end, and of a target, that it was trained on.
     Raises BadCheckpoint for a parallel net, or an alphabet without an end.
     """
 
-    def __init__(self, net: T5Net, alphabet: Alphabet, longest: int):
+    def __init__(self, net: T5Net | CrossedNet, alphabet: Alphabet, longest: int):
         if not net.causal:
             raise BadCheckpoint("this net writes in parallel: remask translate decodes it.")
         if alphabet.end is None:
             raise BadCheckpoint("decoding needs an end token, and this tokenizer has none: give one that has.")
         self.net, self.mask, self.size, self.end = net.eval(), alphabet.mask, alphabet.size, alphabet.end
         self.longest, self.window = longest, 2 * longest
-        self.device = net.model.device
+        self.device = next(net.parameters()).device
         silent = {alphabet.mask, alphabet.pad, *alphabet.special} - {alphabet.end, None}
         self.silent = torch.tensor(sorted(i for i in silent if i is not None), device=self.device)
 

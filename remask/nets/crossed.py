@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from functools import partial
@@ -24,13 +26,14 @@ from torch import Tensor, nn
 
 from remask.core.errors import BadCheckpoint, BadInput
 from remask.nets.attention import attention
+from remask.nets.causal import given, taken
 from remask.nets.configs import WEIGHTS, check_attention, check_family, check_weights, read_config
 from remask.nets.diagonal import diagonal, start
 from remask.nets.heads import Head
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.lengths import HEADS, LengthHead
 from remask.nets.places import places
-from remask.nets.reading import Memory, Reading
+from remask.nets.reading import Memory, Past, Reading
 from remask.nets.scoring import Scoring
 from remask.nets.share import plain_state
 from remask.nets.trunk import CAUSAL, Trunk
@@ -106,6 +109,16 @@ class _Pass(NamedTuple):
 _PASS: ContextVar[_Pass | None] = ContextVar("pass", default=None)
 
 
+@contextmanager
+def _during(now: _Pass) -> Iterator[None]:
+    """The hooks act."""
+    before = _PASS.set(now)
+    try:
+        yield
+    finally:
+        _PASS.reset(before)
+
+
 class CrossedNet(Scoring, nn.Module):
     """An EncoderDecoder made of two Hugging Face models of any known families.
 
@@ -177,9 +190,9 @@ class CrossedNet(Scoring, nn.Module):
 
     @property
     def start(self) -> int:
-        """What a left-to-right decoder reads before the first token."""
+        """What a left-to-right decoder reads before the first token: the pad, as in T5's training."""
         config = self.decoder.model.config
-        names = ("bos_token_id", "cls_token_id", "eos_token_id", "pad_token_id")
+        names = ("pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id")
         return next((int(i) for i in (getattr(config, name, None) for name in names) if i is not None), 0)
 
     def read(self, source: Tensor, attend: Tensor) -> Reading:
@@ -199,11 +212,16 @@ class CrossedNet(Scoring, nn.Module):
         if not self.causal:
             place = places(self.from_start, self.from_end, tokens, attend)
             mask = diagonal(self.diagonal.weight, memory.attend, tokens.shape[1], attend)
-        before = _PASS.set(_Pass(self, memory, place, mask))
-        try:
+        with _during(_Pass(self, memory, place, mask)):
             return self.decoder.hidden(tokens, attend=attend, sees=sees)
-        finally:
-            _PASS.reset(before)
+
+    def step(self, tokens: Tensor, memory: Memory, past: Past | None) -> tuple[Tensor, Past]:
+        """Hidden states of the next cells of a left-to-right decoder, [B, L, D], and the past with them in it."""
+        cache = given(() if past is None else tuple(zip(past.keys, past.values)))
+        with _during(_Pass(self, memory, None, memory.attend[:, None, None])):
+            hidden = self.decoder.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)[0]
+        keys, values = zip(*taken(cache))
+        return hidden, Past(keys, values)
 
     def _enter(self, layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Before the first layer: tell the cells where they are."""

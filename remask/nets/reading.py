@@ -38,6 +38,17 @@ class Memory(NamedTuple):
         return self.attend.sum(1) - 1
 
 
+class Past(NamedTuple):
+    """Keys and values of cells already written, for every layer [B, H, L, E]: what left-to-right decoding keeps."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def rows(self, index: Tensor) -> Past:
+        """Keep or repeat rows."""
+        return Past(*(tuple(x[index] for x in layers) for layers in self))
+
+
 @dataclass(frozen=True)
 class Reading:
     """A Net over targets, given sources.

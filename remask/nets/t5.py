@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_model
@@ -25,7 +25,7 @@ from remask.nets.diagonal import BUCKETS, diagonal
 from remask.nets.heads import Head
 from remask.nets.lengths import LengthHead
 from remask.nets.places import places
-from remask.nets.reading import Memory, Reading, causal_mask
+from remask.nets.reading import Memory, Past, Reading, causal_mask
 from remask.nets.relative import buckets, two_sided
 from remask.nets.scoring import Scoring
 
@@ -95,17 +95,6 @@ def scaled(config: Any) -> bool:
     """Whether outputs are divided by the square root of the width: T5 with tied embeddings, and never mT5."""
     tied = config.model_type != "mt5" and config.tie_word_embeddings
     return bool(getattr(config, "scale_decoder_outputs", tied)) and config.model_type != "mt5"
-
-
-class Past(NamedTuple):
-    """Keys and values of cells already written, for every layer [B, H, K, E]: what left-to-right decoding keeps."""
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-
-    def rows(self, index: Tensor) -> Past:
-        """Keep or repeat rows."""
-        return Past(*(tuple(x[index] for x in layers) for layers in self))
 
 
 class T5Net(Scoring, nn.Module):

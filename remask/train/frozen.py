@@ -74,7 +74,7 @@ def load_causal(path: str | Path, device: str = "cpu") -> Frozen:
     """
     path = locate(path)
     config = read_config(path)
-    if config["model_type"] in LEFT_TO_RIGHT:
+    if config["model_type"] in LEFT_TO_RIGHT or _crossed(config):
         return _translator(path, device)
     check(config, path)
     check_attention(config, path)
@@ -105,8 +105,14 @@ def load_causal(path: str | Path, device: str = "cpu") -> Frozen:
     return Frozen(causal, tokenizer, facts, str(path))
 
 
+def _crossed(config: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a masked model and a writer that goes left to right."""
+    half = config.get("decoder") if config["model_type"] == CROSSED else None
+    return isinstance(half, dict) and half.get("model_type") in CAUSAL
+
+
 def _translator(path: str, device: str) -> Frozen:
-    """A left-to-right T5."""
+    """A left-to-right encoder-decoder."""
     from remask.nets.causal_t5 import CausalT5
 
     opened = load_translator(path)

@@ -87,18 +87,26 @@ def open_encoder_decoder(path: str | Path) -> Any:
 
 
 def cloned(path: str | Path, parts: str, longest: int, length_kind: str, seed: int, *, causal: bool) -> Any:
-    """A masked LM as an encoder-decoder, begun in both parts, one or none."""
+    """A masked LM as an encoder-decoder, begun in both parts, one or none; causal: the decoder goes left to right."""
     from remask.core.errors import UnknownName
     from remask.nets.crossed import clone
+    from remask.nets.writer import writer
 
     begun = {"both": (True, True), "encoder": (True, False), "decoder": (False, True), "none": (False, False)}
     if parts not in begun:
         raise UnknownName("part of --init-parts", parts, begun)
-    if causal:
-        raise BadCheckpoint(f"{path} is a masked model, and seq2seq goes left to right: type a T5, or no --init.")
     encoder, decoder = begun[parts]
     net = load_net(path, causal=False)
-    return clone(net, encoder=encoder, decoder=decoder, longest_target=longest, length_kind=length_kind, seed=seed)
+    written = writer(net, begun=decoder, seed=seed) if causal else None
+    return clone(
+        net,
+        encoder=encoder,
+        decoder=decoder,
+        longest_target=longest,
+        length_kind=length_kind,
+        writer=written,
+        seed=seed,
+    )
 
 
 def with_mask(name: str) -> Any:

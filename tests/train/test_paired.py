@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 import remask
@@ -134,7 +135,7 @@ def test_a_parallel_decoder_begins_with_the_teachers_weights(home, tmp_path):
 
 
 @pytest.mark.parametrize("parts", ["both", pytest.param("none", marks=pytest.mark.slow)])
-def test_a_masked_lm_becomes_both_halves(home, tmp_path, parts):
+def test_a_masked_lm_becomes_both_halves(home, tmp_path, parts, capsys):
     fit_lm = tmp_path / "lm"
     (tmp_path / "text.txt").write_text((home / "train.tsv").read_text())
     lm = Recipe(
@@ -148,8 +149,21 @@ def test_a_masked_lm_becomes_both_halves(home, tmp_path, parts):
     fit(home, tmp_path / "run", "sundae", steps=2, start=start)
     opened = load_translator(tmp_path / "run")
     assert opened.net.family == "remask-crossed"
-    with pytest.raises(BadCheckpoint, match="goes left to right"):
-        fit(home, tmp_path / "no", "seq2seq", start=start)
+    fit(home, tmp_path / "causal", "seq2seq", steps=1, start=start)
+    net = load_translator(tmp_path / "causal").net
+    assert net.causal
+    assert net.family == "remask-crossed"
+    query = net.decoder.model.model.layers[0].attn.q_proj.weight
+    known = load_file(fit_lm / "model.safetensors")["model.layers.0.attn.Wqkv.weight"].chunk(3)[0]
+    assert ((query - known).abs().max() < 0.05) == (parts == "both")
+    capsys.readouterr()
+    (tmp_path / "source.txt").write_text("red cat\n\nred dog ran\n")
+    assert main(["translate", str(tmp_path / "causal"), "--data", str(tmp_path / "source.txt")]) == 0
+    greedy = capsys.readouterr().out.splitlines()
+    assert len(greedy) == 3
+    words = ["decode", str(tmp_path / "causal"), "--beam", "1", "--data", str(tmp_path / "source.txt"), "--json"]
+    assert main(words) == 0
+    assert [json.loads(one)["text"] for one in capsys.readouterr().out.splitlines()][::2] == greedy[::2]
 
 
 @pytest.mark.slow
