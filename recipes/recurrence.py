@@ -1,6 +1,6 @@
 """Recurrence against overlap: one vector between windows, or windows that read the last tokens again, at equal cost.
 
-    REMASK_DATA=... python -m recipes.frozen_models runs/frozen --domain encyclopedia
+    REMASK_DATA=... python -m recipes.frozen_models runs/frozen --domain encyclopedia --near
     REMASK_DATA=... python -m recipes.recurrence runs/frozen --stage train
     REMASK_DATA=... python -m recipes.recurrence runs/frozen
 
@@ -67,7 +67,7 @@ def fit_arm(out: Path, arm: str, seed: int) -> Path:
             data=list(map(str, sources("encyclopedia"))),
             valid=[str(texts(out, "encyclopedia")["tune"])],
             tokenizer=str(tokenizer(out)),
-            init=str(fit(out, "encyclopedia")),
+            init=str(fit(out, "encyclopedia", near=True)),
             length=length,
             batch=TOKENS // length,
             steps=STEPS,
