@@ -221,22 +221,22 @@ def _of_length(kept: Row) -> list[str]:
 
 
 def figure(kept: Row, path: Path) -> None:
-    """Left: empty texts by length of source. Right: how far beams stay below the mode of the length."""
-    plot([_empty(kept), _below(kept)], path)
+    """Left: texts cut short by length of source. Right: how far beams stay below the mode of the length."""
+    plot([_short(kept), _below(kept)], path)
 
 
-def _empty(kept: Row) -> Panel:
+def _short(kept: Row) -> Panel:
     rows, lines = kept["rows"], []
     sizes = [[len(row["ids"]) for row in rows if row["bin"] == number] for number in range(len(EDGES) - 1)]
-    for name in ("mode", "beam 20", "beam 5", "beam 1"):
+    for name in ("mode", "beam 20", "beam 5", "beam 1", "draw"):
         points = []
         for number in range(len(sizes)):
-            found = [f for r, f in zip(rows, kept["found"][name]) if r["bin"] == number and f["text"] is not None]
-            share, n = sum(f["text"] == "" for f in found) / max(len(found), 1), max(len(found), 1)
+            both = [(r, f) for r, f in zip(rows, kept["found"][name]) if r["bin"] == number and f["text"] is not None]
+            share, n = faults([r for r, _ in both], [f for _, f in both])["short"], max(len(both), 1)
             points.append((100 * share, 100 * share_error(share, n)))
         shares, errors = map(list, zip(*points))
         lines.append(Line(name, [sum(size) / len(size) for size in sizes], shares, errors))
-    return Panel("Empty translations", "tokens of the source", "%", lines)
+    return Panel("Translations under half of the reference", "tokens of the source", "%", lines)
 
 
 def _below(kept: Row) -> Panel:

@@ -18,6 +18,7 @@ ACROSS = 3  # panels side by side
 COLOURS = ("#2f6fb7", "#d1603d", "#3a8f5c", "#8a5aa8", "#b8860b", "#4aa3a2")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 GREY = "#777777"
+FEW = 8  # places on a logarithmic axis that are written out
 SUFFIXES = (".png", ".svg")
 SETTINGS: dict[Any, Any] = {"svg.hashsalt": "remask", "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8}
 
@@ -73,6 +74,10 @@ def _draw(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         _line(axes, line, theory if line.theory else measured)
         theory, measured = theory + line.theory, measured + (not line.theory)
+    places = sorted({x for line in panel.lines for x in line.x})
+    if panel.log_x and len(places) <= FEW:
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.minorticks_off()
     if panel.limits is not None:
         axes.set_ylim(*panel.limits)
     if len(panel.lines) > 1 or panel.lines[0].theory:

@@ -46,3 +46,12 @@ def test_limits_cut_the_y_axis_of_their_panel():
     _draw(cut, Panel("cut", "k", "trace", [line], limits=(0, 10)))
     assert whole.get_ylim()[1] > 900
     assert cut.get_ylim() == (0, 10)
+
+
+def test_a_few_places_on_a_logarithmic_axis_are_written_out():
+    axes = Figure().subplots()
+    _draw(axes, Panel("beams", "beam", "nats", [Line("measured", [1, 5, 20], [3.0, 2, 1])], log_x=True))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "5", "20"]
+    many = Figure().subplots()
+    _draw(many, Panel("many", "beam", "nats", [Line("measured", list(range(1, 30)), [1.0] * 29)], log_x=True))
+    assert len(many.get_xticks()) < 29
