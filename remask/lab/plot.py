@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ ACROSS = 3  # panels side by side
 COLOURS = ("#2f6fb7", "#d1603d", "#3a8f5c", "#8a5aa8", "#b8860b", "#4aa3a2")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 GREY = "#777777"
-FEW = 8  # places on a logarithmic axis that are written out
+FEW, APART = 8, 1.3  # places on a logarithmic axis that are written out: how many, and what lies between them
 SUFFIXES = (".png", ".svg")
 SETTINGS: dict[Any, Any] = {"svg.hashsalt": "remask", "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8}
 
@@ -75,7 +76,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         _line(axes, line, theory if line.theory else measured)
         theory, measured = theory + line.theory, measured + (not line.theory)
     places = sorted({x for line in panel.lines for x in line.x})
-    if panel.log_x and len(places) <= FEW:
+    if panel.log_x and len(places) <= FEW and all(b > APART * a for a, b in pairwise(places)):
         axes.set_xticks(places, [f"{x:g}" for x in places])
         axes.minorticks_off()
     if panel.limits is not None:

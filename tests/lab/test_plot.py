@@ -55,3 +55,6 @@ def test_a_few_places_on_a_logarithmic_axis_are_written_out():
     many = Figure().subplots()
     _draw(many, Panel("many", "beam", "nats", [Line("measured", list(range(1, 30)), [1.0] * 29)], log_x=True))
     assert len(many.get_xticks()) < 29
+    close = Figure().subplots()
+    _draw(close, Panel("close", "beam", "nats", [Line("measured", [5.0, 5.1, 20], [3.0, 2, 1])], log_x=True))
+    assert "5.1" not in [label.get_text() for label in close.get_xticklabels()], "they would lie on each other"
