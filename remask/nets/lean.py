@@ -35,7 +35,7 @@ class LeanEncoderLayer(ModernBertEncoderLayer):
         **rest: Any,
     ) -> Tensor:
         """Hidden states [B, C, D]; rest: see attention.attention."""
-        if attention_mask is None or position_embeddings is None or not _lean(self, rest):
+        if attention_mask is None or position_embeddings is None or not _lean(self, hidden_states, rest):
             return super().forward(
                 hidden_states, attention_mask=attention_mask, position_embeddings=position_embeddings, **rest
             )
@@ -63,7 +63,7 @@ class LeanDecoderLayer(ModernBertDecoderLayer):
         **rest: Any,
     ) -> Tensor:
         """Hidden states [B, C, D]."""
-        if attention_mask is None or position_embeddings is None or not _lean(self, rest):
+        if attention_mask is None or position_embeddings is None or not _lean(self, hidden_states, rest):
             return super().forward(
                 hidden_states,
                 position_embeddings=position_embeddings,
@@ -80,10 +80,16 @@ class LeanDecoderLayer(ModernBertDecoderLayer):
         return _after(self, hidden_states, attended(query, key, value, attention_mask, attn.scaling))
 
 
-def _lean(layer: Any, rest: dict[str, Any]) -> bool:
-    """Whether nothing is wanted that only transformers' own forward gives."""
+def _lean(layer: Any, hidden: Tensor, rest: dict[str, Any]) -> bool:
+    """Whether the call is a small one, and nothing is wanted that only transformers' own forward gives."""
     attn = layer.attn
-    if layer.training or torch.is_grad_enabled() or attn._forward_hooks or attn._forward_pre_hooks:
+    if (
+        hidden.shape[0] * hidden.shape[1] > MOST
+        or layer.training
+        or torch.is_grad_enabled()
+        or attn._forward_hooks
+        or attn._forward_pre_hooks
+    ):
         return False
     return not rest.keys() - {"first_layer_mask", "kept", "position_ids"} and attn.config._attn_implementation == NAME
 
@@ -157,6 +163,7 @@ class LeanModel:
 
 
 LEAST = 256  # places in a table
+MOST = 512  # cells of a call: beyond, arithmetic is what costs, and queries and keys turned together leave the cache
 TOLD = frozenset({"first_layer_mask", "kept", "past_key_values"})
 """What layers may be told beside their masks and places."""
 
