@@ -76,7 +76,8 @@ def flags(
     out: Path, *more: str, objective: str = "mdlm", steps: int | None = STEPS, tokenizer: str | None = "byte"
 ) -> list[str]:
     """The words of a small training; words in `more` come last and win."""
-    fixed = f"--net tiny --length {LENGTH} --batch 4 --seed 0 --evaluations 2 --save-steps {SAVE} --json"
+    size = "" if "--init" in more else "--net tiny"
+    fixed = f"{size} --length {LENGTH} --batch 4 --seed 0 --evaluations 2 --save-steps {SAVE} --json"
     maybe = {"--steps": steps, "--tokenizer": tokenizer}
     given = [word for name, value in maybe.items() if value is not None for word in (name, str(value))]
     texts = ["--data", str(data()), "--valid", str(held())]
