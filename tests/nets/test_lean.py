@@ -117,6 +117,17 @@ def test_an_autocast_is_theirs_as_well(kind):
     assert all(torch.equal(one, two) for one, two in zip(ours, other, strict=True))
 
 
+def test_large_calls_are_transformers_own(counted, monkeypatch):
+    net = built("masked")
+    with torch.inference_mode():
+        monkeypatch.setattr(lean, "MOST", 3 * LENGTH - 1)
+        net.hidden(rows())
+        assert not counted
+        monkeypatch.setattr(lean, "MOST", 3 * LENGTH)
+        net.hidden(rows())
+        assert len(counted) == 2
+
+
 @pytest.mark.parametrize("kind", READ)
 def test_gradients_come_from_transformers(kind, counted):
     net = built(kind)
