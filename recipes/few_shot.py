@@ -22,24 +22,22 @@ import json
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 if not __package__:  # run as a file: the repository's root is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from recipes.frozen_models import data, fit
 from remask.data.labelled import Labelled, read_labelled
-from remask.data.tokenizers import encode
 from remask.decoders.baselines import Cached
-from remask.decoders.few_shot import Answers, Task, classify
+from remask.decoders.few_shot import classify
 from remask.decoders.hidden_state import HiddenState
-from remask.train.frozen import Frozen, load_causal
+from remask.train.frozen import load_causal
+from remask.train.prompting import Template, accuracy, drawn, put
 
 WORDS = {
     "sms_spam": {"ham": "personal", "spam": "advertisement"},
@@ -53,7 +51,7 @@ WORDS = {
         "SearchScreeningEvent": "cinema",
     },
 }
-BLANKS = ("N/A", "", "[]")  # queries that say nothing
+TEMPLATE = Template("Message : {text}\nKind : {label}\n")
 SHOTS, DRAWS, QUERIES, LONGEST = (4, 8, 16), 20, 140, 160  # LONGEST: characters of a text
 CHUNK = 16
 READERS: dict[str, Any] = {
@@ -85,40 +83,6 @@ def queries(found: Lot, classes: int) -> Lot:
     return Lot([found.texts[k] for k in chosen], [found.labels[k] for k in chosen])
 
 
-def drawn(found: Lot, classes: int, shots: int, draw: int) -> list[int]:
-    """Examples, in an order: of each class as many as of the others, or one less."""
-    chance = np.random.default_rng([shots, draw])
-    order = chance.permutation(classes)
-    wanted = Counter(int(order[k % classes]) for k in range(shots))
-    chosen = [
-        int(k)
-        for number, count in sorted(wanted.items())
-        for k in chance.choice([i for i, label in enumerate(found.labels) if label == number], count, replace=False)
-    ]
-    return [chosen[k] for k in chance.permutation(shots)]
-
-
-def task(frozen: Frozen, name: str, train: Lot, chosen: Sequence[int], asked: Lot) -> Task:
-    """The prompt and the queries in tokens."""
-    words = list(WORDS[name].values())
-
-    def ids(texts: Sequence[str]) -> list[list[int]]:
-        return [one.ids for one in encode(frozen.tokenizer, texts)]
-
-    examples = ids([f"Message : {train.texts[k]}\nKind : {words[train.labels[k]]}\n" for k in chosen])
-    asking = ids([f"Message : {text}\nKind :" for text in [*asked.texts, *BLANKS]])
-    count = len(asked.texts)
-    return Task(examples, asking[:count], ids([f" {word}" for word in words]), asking[count:])
-
-
-def accuracy(answers: Answers, labels: Sequence[int]) -> dict[str, float]:
-    """Shares of queries that are answered rightly."""
-    right = torch.tensor(labels)
-    both = {"plain": answers.plain, "calibrated": answers.calibrated}
-    hits = {name: found.argmax(1) == right for name, found in both.items() if found is not None}
-    return {name: float(share.double().mean()) for name, share in hits.items()}
-
-
 def measure(out: Path) -> dict[str, list[dict[str, Any]]]:
     """Everything, kept as it is found."""
     file, frozen = out / "few_shot.json", load_causal(fit(out, "encyclopedia"))
@@ -130,8 +94,10 @@ def measure(out: Path) -> dict[str, list[dict[str, Any]]]:
                 found = kept.setdefault(f"{name}, {shots}, {way}", [])
                 for draw in range(len(found), DRAWS):
                     began = time.process_time()
-                    put = task(frozen, name, train, drawn(train, len(words), shots, draw), asked)
-                    answers = classify(frozen.model, put, range(shots), reader)  # type: ignore[arg-type]
+                    chosen = drawn(train.labels, len(words), shots, [shots, draw])
+                    examples = [(train.texts[k], train.labels[k]) for k in chosen]
+                    task = put(frozen.tokenizer, TEMPLATE, list(words.values()), examples, asked.texts)
+                    answers = classify(frozen.model, task, range(shots), reader)  # type: ignore[arg-type]
                     found.append({**accuracy(answers, asked.labels), "seconds": time.process_time() - began})
                     file.write_text(json.dumps(kept))
                 print(f"{name}, {shots}, {way}: {np.mean([one['plain'] for one in found]):.3f}", flush=True)

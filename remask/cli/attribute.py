@@ -26,7 +26,7 @@ def build() -> tuple[Parser, list[str]]:
         required=True,
         metavar="NAME",
         help="length (one classifier serves every length), ends, no_repeats=N (n-grams), contains=TEXT, "
-        "avoids=TEXT (as tokens); several are meant together",
+        "avoids=TEXT; several are meant together",
     )
     words.add_argument("--out", required=True, metavar="DIR", help="where the classifier goes")
     words.add_argument("--data", metavar="F", help="a text whose lines are prompts to write after; default: none")
@@ -48,7 +48,6 @@ def _fit(values: argparse.Namespace, settings: dict[str, Any], command: str) -> 
     import remask
     from remask.cli.decoding import prompts
     from remask.cli.show import console, estimates, say
-    from remask.data.tokenizers import encode
     from remask.decoders.attributes import parse
     from remask.report.forecasts import tell
     from remask.train.attribute import AttributeTraining, train_attribute
@@ -58,7 +57,7 @@ def _fit(values: argparse.Namespace, settings: dict[str, Any], command: str) -> 
     values.prompt = None
     texts = prompts(values)
     frozen = load_causal(values.model, "cuda" if torch.cuda.is_available() else "cpu")
-    attribute = parse(values.attribute, lambda text: encode(frozen.tokenizer, [text])[0].ids)
+    attribute = parse(values.attribute, frozen.text)
 
     def told(event: str, what: dict[str, Any]) -> None:
         if event == "drawn" and not values.json:

@@ -23,8 +23,8 @@ def build(arguments: Sequence[str]) -> tuple[Parser, str, list[str]]:
     words.add_argument(
         "checkpoint",
         metavar="MODEL",
-        help="a causal model (a GPT-2, a Llama, a run of autoregressive), or a T5 or a run of seq2seq, whose prompts "
-        "are sources; a directory, or hf:NAME",
+        help="a causal model (a GPT-2, a Llama, a run of autoregressive), or an encoder-decoder (a T5, a Marian, a "
+        "BART, a run of seq2seq), whose prompts are sources; a directory, or hf:NAME",
     )
     words.add_argument("--prompt", metavar="TEXT", help="how the text begins, or the source [default: nothing]")
     words.add_argument("--data", metavar="F", help="a text (or .gz), each line a prompt; - is standard input")
@@ -61,7 +61,7 @@ def add_attribute(words: Parser) -> None:
         "--attribute",
         nargs="+",
         metavar="NAME",
-        help="length=N, ends, not_empty, no_repeats=N (n-grams), contains=TEXT, avoids=TEXT (as tokens); "
+        help="length=N, ends, not_empty, no_repeats=N (n-grams), contains=TEXT, avoids=TEXT; "
         "several are meant together [default: ends]",
     )
     group.add_argument("--length", type=READERS["int"], metavar="N", help="the same as --attribute length=N")

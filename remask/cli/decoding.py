@@ -20,7 +20,6 @@ from remask.core.decoder import Budget, Decoded, Decoder
 from remask.core.errors import BadData, BadInput
 from remask.core.stream import Stream
 from remask.data.file import read_text
-from remask.data.tokenizers import encode
 from remask.train.frozen import Frozen, load_causal
 
 
@@ -69,7 +68,7 @@ def furnished(decoder: Any, values: argparse.Namespace, frozen: Frozen) -> Any:
     from remask.train.attribute_directory import load_attribute
 
     specs = [*(values.attribute or []), *([] if values.length is None else [f"length={values.length}"])]
-    attribute = parse(specs or ["ends"], lambda text: encode(frozen.tokenizer, [text])[0].ids)
+    attribute = parse(specs or ["ends"], frozen.text)
     if isinstance(attribute, Length):
         values.length = attribute.tokens  # however it was typed, `budget` gives it its room
     if values.classifier is None:

@@ -1,4 +1,4 @@
-"""remask evaluate DIR: weigh a model on a text, on minimal pairs, or by a linear probe of its hidden states.
+"""remask evaluate DIR: weigh a model on a text, on minimal pairs, by a linear probe, or by a prompt of examples.
 
 With --adapt a left-to-right model reads the text as one, and may learn from what it has read.
 """
@@ -20,7 +20,10 @@ USUAL = {"length": None, "draws": 8, "estimator": "count", "pairs": None, "colum
 
 def main(arguments: list[str]) -> int:
     """Evaluate."""
-    usage = "DIR (--data F [F ...] [--adapt NAME | --clips] | --minimal-pairs F | --probe F --data F) [...] [--json]"
+    usage = (
+        "DIR (--data F [F ...] [--adapt NAME | --clips] | --minimal-pairs F | --probe F --data F | "
+        "--few-shot F --data F [--adapt NAME]) [...] [--json]"
+    )
     words = parser("evaluate", usage)
     words.add_argument(
         "checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model or detector"
@@ -30,6 +33,7 @@ def main(arguments: list[str]) -> int:
     _text(words)
     _pairs(words)
     _probe(words)
+    _few_shot(words)
     name = peek(arguments, "--adapt", "")
     names = _adapt(words, name)
     values = _parse(words, arguments)
@@ -41,11 +45,19 @@ def main(arguments: list[str]) -> int:
 def _weigh(values: argparse.Namespace, names: Sequence[str]) -> int:
     if values.minimal_pairs and (values.data or values.probe):
         raise BadInput("--minimal-pairs came with --data or --probe: type one of them at a time.")
+    if values.few_shot and (values.minimal_pairs or values.probe):
+        raise BadInput("--few-shot came with --minimal-pairs or --probe: type one of them at a time.")
     if not values.minimal_pairs and not values.data:
-        of = "--probe came without --data: type --data with the labelled texts to test on"
-        raise BadInput(f"{of}." if values.probe else "nothing to weigh on: type --data F, or --minimal-pairs F.")
-    if values.clips and (values.minimal_pairs or values.probe or values.adapt):
-        raise BadInput("--clips came with --minimal-pairs, --probe or --adapt: type it with --data alone.")
+        of = next((flag for flag in ("probe", "few_shot") if getattr(values, flag)), None)
+        raise BadInput(
+            f"{flag_of(of)} came without --data: type --data with the labelled texts to test on."
+            if of
+            else "nothing to weigh on: type --data F, or --minimal-pairs F."
+        )
+    if values.clips and (values.minimal_pairs or values.probe or values.adapt or values.few_shot):
+        raise BadInput("--clips came with --minimal-pairs, --probe, --few-shot or --adapt: type it with --data alone.")
+    if values.few_shot:
+        return _prompted(values, names)
     if values.adapt:
         return _adapted(values, names)
     if values.clips:
@@ -75,7 +87,9 @@ def _text(words: Parser) -> None:
         "--draws", type=READERS["int"], default=8, metavar="N", help="masks drawn for each row [default: 8]"
     )
     group.add_argument("--estimator", default="count", help="of the bound: count or time [default: count]")
-    group.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the masks [default: 0]")
+    group.add_argument(
+        "--seed", type=READERS["int"], default=0, metavar="N", help="of the masks, or of draws [default: 0]"
+    )
     group.add_argument(
         "--clips",
         action="store_true",
@@ -118,6 +132,28 @@ def _probe(words: Parser) -> None:
     )
 
 
+def _few_shot(words: Parser) -> None:
+    group = words.add_argument_group(
+        "--few-shot F --data F: a left-to-right model scores label words after a prompt of examples, for many draws; "
+        "--adapt hidden_state lets its cached states learn from the examples first"
+    )
+    group.add_argument("--few-shot", metavar="F", help="labelled texts to draw examples from; --columns as for --probe")
+    for flag, usual, what in (
+        ("--shots", 8, "examples in a prompt"),
+        ("--orders", 20, "draws of examples, in an order"),
+    ):
+        group.add_argument(flag, type=READERS["int"], default=usual, metavar="N", help=f"{what} [default: {usual}]")
+    group.add_argument(
+        "--template",
+        default="Text: {text}\\nLabel: {label}\\n",
+        metavar="TEXT",
+        help="an example, \\n being a new line [default: %(default)s]",
+    )
+    group.add_argument(
+        "--words", nargs="+", metavar="LABEL=WORD", help="what stands for a label; default: its own name"
+    )
+
+
 def _adapt(words: Parser, name: str) -> list[str]:
     """The flags of a way to adapt, if one was typed; the names of its fields."""
     group = words.add_argument_group("--data F --adapt NAME: a left-to-right model reads the text as one, and adapts")
@@ -154,6 +190,14 @@ def _parse(words: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     if rest:
         words.error(f"unrecognized arguments: {' '.join(rest)}")
     return values
+
+
+def _prompted(values: argparse.Namespace, names: Sequence[str]) -> int:
+    adaptation = ADAPT.load(values.adapt)(**take(values, names)) if values.adapt else None
+
+    from remask.cli import prompting
+
+    return prompting.by_examples(values, adaptation)
 
 
 def _adapted(values: argparse.Namespace, names: Sequence[str]) -> int:

@@ -11,14 +11,16 @@ Shapes: N prefixes, K next tokens, C outcomes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from remask.core.errors import BadInput
 from remask.core.table import Table
 from remask.decoders.outcomes import Outcomes, Remaining, YesNo
 
-Encode = Callable[[str], Sequence[int]]
-"""A tokenizer: a string to ids, none added."""
+Decode = Callable[[Sequence[int]], Any]
+"""A tokenizer: tokens to the text that people read."""
+MARGIN = 8  # tokens that show nothing, between those of a string
 
 ATTRIBUTES = Table(
     "attribute",
@@ -65,9 +67,9 @@ class Attribute:
         return (self,)
 
     @classmethod
-    def read(cls, value: str, encode: Encode) -> Attribute:
+    def read(cls, value: str, decode: Decode) -> Attribute:
         """Of what stands behind the name ("" for nothing); BadInput where it wants nothing."""
-        del encode
+        del decode
         if value:
             raise BadInput(f"an attribute came with the value '{value}', which it has no use for: leave '=...' out.")
         return cls()
@@ -106,9 +108,9 @@ class Length(Attribute):
         return Remaining(self.tokens, longest, exact)
 
     @classmethod
-    def read(cls, value: str, encode: Encode) -> Length:
+    def read(cls, value: str, decode: Decode) -> Length:
         """length, or length=N."""
-        del encode
+        del decode
         return cls(_number("length", value, 20) if value else None)
 
 
@@ -171,58 +173,71 @@ class NoRepeats(Attribute):
         return [tuple(text[at : at + self.tokens]) for at in range(len(text) - self.tokens + 1)]
 
     @classmethod
-    def read(cls, value: str, encode: Encode) -> NoRepeats:
+    def read(cls, value: str, decode: Decode) -> NoRepeats:
         """no_repeats, or no_repeats=N."""
-        del encode
+        del decode
         return cls(_number("no_repeats", value, 4)) if value else cls()
 
 
 @dataclass(frozen=True)
 class Contains(Attribute):
-    """One of these token strings occurs."""
+    """One of these strings occurs, however its tokens are cut.
 
-    strings: tuple[tuple[int, ...], ...]
+    spelled: tokens as what the strings are strings of: text, by a tokenizer's decode (which must only ever add to what
+    it has said of a prefix), or the tokens themselves, for models without one.
+    """
+
+    strings: tuple[Any, ...]
+    spelled: Decode = field(default=tuple, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.strings or not all(self.strings):
-            raise BadInput("an attribute came with no token to look for: name a string with a token in it.")
+            raise BadInput("an attribute came with nothing to look for: name a string with a character in it.")
 
     def __call__(self, text: Sequence[int], ended: bool) -> bool:
         """Whether one occurs."""
-        return any(_occurs(string, text) for string in self.strings)
+        return self._occurs(text)
 
     def settled(self, text: Sequence[int], tokens: Sequence[int]) -> list[bool | None]:
         """What occurs stays."""
-        completing = self._completing(text)
-        here = self(text, False)
-        return [True if here or token in completing else None for token in tokens]
+        return [True if here else None for here in self._after(text, tokens)]
 
-    def _completing(self, text: Sequence[int]) -> set[int]:
-        """Next tokens that complete a string."""
-        return {s[-1] for s in self.strings if len(s) <= len(text) + 1 and _is_tail(s[:-1], text)}
+    def _after(self, text: Sequence[int], tokens: Sequence[int]) -> list[bool]:
+        """For each next token, whether a string occurs once it stands there."""
+        if self._occurs(text):
+            return [True] * len(tokens)
+        tail = list(text[-self._reach :])  # nothing before it can touch a string that the next token completes
+        # a tail by itself may be spelled otherwise than at the end of its text (a blank less): what it shows is checked
+        return [self._occurs([*tail, token]) and self._occurs([*text, token]) for token in tokens]
+
+    @property
+    def _reach(self) -> int:
+        """Tokens that a string can lie on: one has a byte of it at least, or shows nothing (MARGIN of those)."""
+        return max(len(s.encode()) if isinstance(s, str) else len(s) for s in self.strings) + MARGIN
+
+    def _occurs(self, tokens: Sequence[int]) -> bool:
+        whole = self.spelled(tokens)
+        return any(_lies(string, whole) for string in self.strings)
 
     @classmethod
-    def read(cls, value: str, encode: Encode) -> Contains:
-        """contains=TEXT, as it is spelled at the beginning of a text or after a blank."""
-        found = dict.fromkeys(tuple(encode(text)) for text in (value, f" {value}")) if value else {}
-        if not any(found):
-            raise BadInput(f"'{value}' came where a string with a token in it was wanted: type NAME=TEXT.")
-        return cls(tuple(filter(None, found)))
+    def read(cls, value: str, decode: Decode) -> Contains:
+        """contains=TEXT."""
+        if not value:
+            raise BadInput("nothing came where a string to look for was wanted: type NAME=TEXT.")
+        return cls((value,), decode)
 
 
 @dataclass(frozen=True)
 class Avoids(Contains):
-    """None of these token strings occurs."""
+    """None of these strings occurs."""
 
     def __call__(self, text: Sequence[int], ended: bool) -> bool:
         """Whether none occurs."""
-        return not super().__call__(text, ended)
+        return not self._occurs(text)
 
     def settled(self, text: Sequence[int], tokens: Sequence[int]) -> list[bool | None]:
         """What occurs stays."""
-        completing = self._completing(text)
-        gone = not self(text, False)
-        return [False if gone or token in completing else None for token in tokens]
+        return [False if here else None for here in self._after(text, tokens)]
 
 
 @dataclass(frozen=True)
@@ -272,7 +287,7 @@ class All(Attribute):
         return (self, *(part for attribute in self.attributes for part in attribute.parts()))
 
 
-def parse(specs: Iterable[str], encode: Encode) -> Attribute:
+def parse(specs: Iterable[str], decode: Decode) -> Attribute:
     """Attributes as they are typed, NAME or NAME=VALUE; several are meant together.
 
     Raises UnknownName for a name that ATTRIBUTES has not, BadInput for a value that is none.
@@ -280,7 +295,7 @@ def parse(specs: Iterable[str], encode: Encode) -> Attribute:
     found = []
     for spec in specs:
         name, _, value = spec.partition("=")
-        found.append(ATTRIBUTES.load(name).read(value, encode))
+        found.append(ATTRIBUTES.load(name).read(value, decode))
     return found[0] if len(found) == 1 else All(tuple(found))
 
 
@@ -296,9 +311,8 @@ def _number(name: str, value: str, example: int) -> int:
     return int(value)
 
 
-def _is_tail(string: Sequence[int], text: Sequence[int]) -> bool:
-    return tuple(text[len(text) - len(string) :]) == tuple(string)
-
-
-def _occurs(string: Sequence[int], text: Sequence[int]) -> bool:
-    return any(tuple(text[at : at + len(string)]) == tuple(string) for at in range(len(text) - len(string) + 1))
+def _lies(string: Any, whole: Any) -> bool:
+    """Whether a string lies in another, of characters or of tokens."""
+    if isinstance(whole, str):
+        return string in whole
+    return any(whole[at : at + len(string)] == string for at in range(len(whole) - len(string) + 1))

@@ -67,7 +67,7 @@ def _written(
     total = torch.zeros(count, dtype=torch.float64, device=device)
     calls = torch.zeros(count, dtype=torch.int64, device=device)
     rows, uniform, nothing = torch.arange(count, device=device), _uniforms(stream, length), torch.empty(0)
-    cache, silent = room(ids.shape[1] + length), torch.tensor([net.end], device=device)
+    cache, silent = room(ids.shape[1] + length), torch.tensor([net.end, *net.ends.tolist()], device=device)
     for cell in range(length):
         out = net.model(input_ids=ids, past_key_values=cache, use_cache=True, **net.few)
         law = net.law(out.logits[:, -1] if stop else out.logits[:, -1].index_fill(1, silent, -torch.inf))

@@ -25,8 +25,9 @@ def custom_generate(decoder: Decoder) -> Callable[..., Any]:
 
     generate() then takes two words more: seed (of the draws) and nodes (prefixes that may be read for a prompt); texts
     have up to `max_new_tokens` tokens, their end counted. Prompts may be padded at their left. It returns ids [B, L],
-    prompt, text, end, padding, as generate() does. Raises BadInput for processors of logits, a beam or a temperature
-    asked of generate() itself, or more than one end token, BadCheckpoint for a model with an encoder.
+    prompt, text, end, padding, as generate() does. Of several end tokens the first is written, with the probability of
+    all. Raises BadInput for processors of logits, a beam or a temperature asked of generate() itself, or no end token,
+    BadCheckpoint for a model with an encoder.
     """
 
     def decode(
@@ -43,17 +44,18 @@ def custom_generate(decoder: Decoder) -> Callable[..., Any]:
             [*logits_processor, *(one for one in stopping_criteria if type(one).__name__ not in OURS)],
             generation_config,
         )
-        end, training = _end(generation_config), model.training
+        ends, training = _ends(generation_config), model.training
         seen = rest.get("attention_mask")
         real = torch.ones_like(input_ids) if seen is None else seen
         prompts = [row[kept.bool()].tolist() for row, kept in zip(input_ids, real)]
         budget = Budget(generation_config.max_length - input_ids.shape[1], nodes)
         try:
-            found = decoder(CausalNet(model, end, None), prompts, Stream.of(seed, torch.arange(len(prompts))), budget)
+            causal = CausalNet(model, ends[0], None, ends=ends)
+            found = decoder(causal, prompts, Stream.of(seed, torch.arange(len(prompts))), budget)
         finally:
             model.train(training)
         written = [row[mine] for row, mine in zip(found.canvas.tokens, found.canvas.unknown)]
-        pad = end if generation_config.pad_token_id is None else generation_config.pad_token_id
+        pad = ends[0] if generation_config.pad_token_id is None else generation_config.pad_token_id
         texts = torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=pad)
         sequences = torch.cat([input_ids, texts.to(input_ids.device)], 1)
         if not generation_config.return_dict_in_generate:
@@ -80,8 +82,9 @@ def _plain(processors: Sequence[Any], config: Any) -> None:
         raise BadInput(f"{names} came with custom_generate, whose decoder would not see it: leave its setting out.")
 
 
-def _end(config: Any) -> int:
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    if len(ends) != 1 or ends[0] is None:
-        raise BadInput(f"the end tokens {ends} came, and a decoder takes one: give generate() eos_token_id=ID.")
-    return int(ends[0])
+def _ends(config: Any) -> list[int]:
+    found = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends = [int(one) for one in found if one is not None]
+    if not ends:
+        raise BadInput("no end token came, and a decoder takes one: give generate() eos_token_id=ID.")
+    return ends

@@ -29,11 +29,20 @@ class CausalNet:
 
     model: with a language-modelling head; end: id of the end token; start: read before every prompt, None where
     prompts begin by themselves; silent: ids whose probability is 0 (a mask that no text holds), the others are
-    renormalised as in training; size: V, ids beyond it are silent too.
+    renormalised as in training; size: V, ids beyond it are silent too; ends: other ids that end a text as well, whose
+    probability counts to `end`: whichever it was, the text is the same.
     Raises BadCheckpoint for a model with an encoder, or one that keeps no keys and values.
     """
 
-    def __init__(self, model: Any, end: int, start: int | None, silent: Sequence[int] = (), size: int | None = None):
+    def __init__(
+        self,
+        model: Any,
+        end: int,
+        start: int | None,
+        silent: Sequence[int] = (),
+        size: int | None = None,
+        ends: Sequence[int] = (),
+    ):
         config = model.config
         if getattr(config, "is_encoder_decoder", False):
             raise BadCheckpoint(
@@ -51,6 +60,8 @@ class CausalNet:
         rows = int(outputs.weight.shape[0] if outputs is not None else config.vocab_size)
         self.size = min(size or rows, rows)
         self.silent = torch.tensor(sorted({*silent}), dtype=torch.int64, device=model.device)
+        others = {one for one in ends if one != end and one not in {*silent} and 0 <= one < self.size}
+        self.ends = torch.tensor([end, *sorted(others)] if others else [], dtype=torch.int64, device=model.device)
         reach = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or FARTHEST
         self.window = int(reach) - (start is not None)
         known = inspect.signature(model.forward).parameters
@@ -100,7 +111,11 @@ class CausalNet:
     def law(self, logits: Tensor) -> Tensor:
         """Log p of the next token, [..., V] float64, of logits [..., V or more]."""
         kept = logits[..., : self.size].double()
-        return kept.index_fill(-1, self.silent, -torch.inf).log_softmax(-1)
+        log_prob = kept.index_fill(-1, self.silent, -torch.inf).log_softmax(-1)
+        if not len(self.ends):
+            return log_prob
+        over = log_prob[..., self.ends].logsumexp(-1, keepdim=True)
+        return log_prob.index_fill(-1, self.ends[1:], -torch.inf).index_copy(-1, self.ends[:1], over)
 
 
 def taken(cache: Any) -> Layers:

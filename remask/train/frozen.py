@@ -1,4 +1,4 @@
-"""Opening frozen left-to-right models for the decoders: any causal model of transformers with a cache, and causal T5s.
+"""Opening frozen left-to-right models for the decoders: causal models of transformers, with a source or without one.
 
 What stands before a prompt is the model's affair: our own runs read the end token first, as in training, published
 models their token for the beginning. No code of a directory is ever run.
@@ -16,6 +16,7 @@ from remask.core.decoder import CausalModel
 from remask.core.errors import BadCheckpoint, BadInput
 from remask.data import tokenizers
 from remask.nets.causal import CausalNet
+from remask.nets.causal_seq2seq import CausalSeq2SeqLM
 from remask.nets.configs import check_attention, check_weights, read_config
 from remask.nets.heads import FAMILIES
 from remask.nets.recurrent import BASE
@@ -40,7 +41,8 @@ class Frozen(NamedTuple):
     @property
     def module(self) -> torch.nn.Module:
         """The network itself, whose weights no decoder changes."""
-        return self.model.model if isinstance(self.model, CausalNet) else self.model.net  # type: ignore[attr-defined]
+        foreign = isinstance(self.model, CausalNet | CausalSeq2SeqLM)
+        return self.model.model if foreign else self.model.net  # type: ignore[attr-defined]
 
     @property
     def longest(self) -> int:
@@ -49,6 +51,8 @@ class Frozen(NamedTuple):
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of prompts, or of sources; BadInput for a prompt that holds the mask token."""
+        if isinstance(self.model, CausalSeq2SeqLM):
+            return [sourced(self.tokenizer, text) for text in texts]
         special = isinstance(self.model, CausalNet)  # a prompt may name its model's own tokens, a source is only text
         found = [one.ids for one in tokenizers.encode(self.tokenizer, texts, special=special)]
         mask = self.tokenizer.mask_token_id
@@ -67,10 +71,10 @@ class Frozen(NamedTuple):
 
 
 def load_causal(path: str | Path, device: str = "cpu") -> Frozen:
-    """Open a directory or `hf:NAME`: a causal model, a run of autoregressive or seq2seq, or a T5.
+    """Open a directory or `hf:NAME`: a causal model, a run of autoregressive or seq2seq, or another encoder-decoder.
 
-    Raises BadCheckpoint for a masked model, one with an encoder that is no T5, one that keeps no keys and values, a
-    tokenizer without an end, and what is damaged.
+    Raises BadCheckpoint for a masked model, one that keeps no keys and values, a tokenizer without an end, and what is
+    damaged.
     """
     path = locate(path)
     config = read_config(path)
@@ -84,11 +88,9 @@ def load_causal(path: str | Path, device: str = "cpu") -> Frozen:
     from remask.nets import directional
 
     directional.register()
-    model, report = open_model(path, transformers.AutoModelForCausalLM)
-    missing = sorted(report["missing_keys"])
-    if missing or report["mismatched_keys"]:
-        names = ", ".join(missing[:3]) or str(sorted(report["mismatched_keys"])[0])
-        raise BadCheckpoint(f"{path} lacks weights that its config asks for ({names} ...): it predicts no next token.")
+    if config.get("is_encoder_decoder"):
+        return _seq2seq(path, device)
+    model = _opened(path, transformers.AutoModelForCausalLM)
     with quiet():  # transformers does not know our model types, and says so
         tokenizer = tokenizers.load(path)
     facts = read_facts(path)
@@ -101,8 +103,39 @@ def load_causal(path: str | Path, device: str = "cpu") -> Frozen:
             f"the tokenizer in {path} names ids beyond the {rows} of its model: give the model's own tokenizer, or "
             "resize its embeddings."
         )
-    causal = CausalNet(model.to(device), end, start, silent, len(tokenizer))
+    causal = CausalNet(model.to(device), end, start, silent, len(tokenizer), ends_of(model, tokenizer))
     return Frozen(causal, tokenizer, facts, str(path))
+
+
+def _opened(path: str, opener: Any) -> Any:
+    """A model of transformers; BadCheckpoint where weights are missing."""
+    model, report = open_model(path, opener)
+    missing = sorted(report["missing_keys"])
+    if missing or report["mismatched_keys"]:
+        names = ", ".join(missing[:3]) or str(sorted(report["mismatched_keys"])[0])
+        raise BadCheckpoint(f"{path} lacks weights that its config asks for ({names} ...): it predicts no next token.")
+    return model
+
+
+def _seq2seq(path: str, device: str) -> Frozen:
+    """A foreign encoder-decoder: a Marian, a BART, a Pegasus."""
+    import transformers
+
+    from remask.data.marian import is_marian, load_marian, target_size
+
+    tokenizer = load_marian(path) if is_marian(path) else tokenizers.load(path)
+    model = _opened(path, transformers.AutoModelForSeq2SeqLM)
+    end = end_of(tokenizer, model.config, path)
+    silent = {*tokenizer.all_special_ids, *(n for n, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    causal = CausalSeq2SeqLM(model.to(device), end, sorted(silent - {end}), target_size(tokenizer))
+    causal.check()
+    return Frozen(causal, tokenizer, {}, path)
+
+
+def sourced(tokenizer: Any, text: str) -> list[int]:
+    """A source as a foreign model was taught to read it, with the special tokens that its tokenizer adds."""
+    settings = {"split_special_tokens": True, "truncation": False, "verbose": False}
+    return [int(one) for one in tokenizer(text, **settings)["input_ids"]]
 
 
 def _crossed(config: Mapping[str, Any]) -> bool:
@@ -113,11 +146,12 @@ def _crossed(config: Mapping[str, Any]) -> bool:
 
 def _translator(path: str, device: str) -> Frozen:
     """A left-to-right encoder-decoder."""
-    from remask.nets.causal_t5 import CausalT5
+    from remask.nets.causal_encoder_decoder import CausalEncoderDecoder
 
     opened = load_translator(path)
     opened.net.to(device)
-    return Frozen(CausalT5(opened.net, opened.alphabet, opened.window), opened.tokenizer, opened.facts, opened.path)
+    causal = CausalEncoderDecoder(opened.net, opened.alphabet, opened.window)
+    return Frozen(causal, opened.tokenizer, opened.facts, opened.path)
 
 
 def check(config: Mapping[str, Any], path: str) -> None:
@@ -125,6 +159,7 @@ def check(config: Mapping[str, Any], path: str) -> None:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     )
 
     family = config["model_type"]
@@ -139,10 +174,12 @@ def check(config: Mapping[str, Any], path: str) -> None:
             "left-to-right model."
         )
     if config.get("is_encoder_decoder"):
-        raise BadCheckpoint(
-            f"{path} is a '{family}' model, which has an encoder: of those only T5s are decoded here; type a "
-            "left-to-right model without an encoder, or a T5 or a run of seq2seq."
-        )
+        if family not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            raise BadCheckpoint(
+                f"{path} is a '{family}' model, which reads something else than text: type one that goes from text to "
+                "text, as a Marian, a BART or a T5, or a left-to-right model without an encoder."
+            )
+        return
     known = {*FAMILIES, *MODEL_FOR_MASKED_LM_MAPPING_NAMES} - CAUSAL
     if family in known and not config.get("is_decoder"):
         raise BadCheckpoint(
@@ -167,6 +204,13 @@ def end_of(tokenizer: Any, config: Any, path: str) -> int:
             "texts in training: tokenizer.add_special_tokens({'eos_token': ...})."
         )
     return found[0]
+
+
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
+    """All ids that end a text as generate() has it: a chat model may have one for a turn and one for the talk."""
+    settings = (getattr(model, "generation_config", None), model.config)
+    named = next((found for one in settings if (found := getattr(one, "eos_token_id", None)) is not None), None)
+    return _known(named if isinstance(named, list) else [named], tokenizer)
 
 
 def start_of(tokenizer: Any, config: Any, end: int) -> int:

@@ -48,9 +48,12 @@ def load_translator(path: str | Path) -> Translator:
     path = locate(path)
     net = open_encoder_decoder(path)
     if net is None:
+        config = read_config(path)
+        foreign = f"remask decode {path} writes its translations; or type"
         raise BadCheckpoint(
-            f"{path} is a '{read_config(path)['model_type']}' model, which reads no source: type the directory of a "
-            "run of cmlm, padir, axe, sundae or seq2seq, or of a T5."
+            f"{path} is a '{config['model_type']}' model, which "
+            + (f"is none of ours and no T5: {foreign}" if config.get("is_encoder_decoder") else "reads no source: type")
+            + " the directory of a run of cmlm, padir, axe, sundae or seq2seq, or of a T5."
         )
     tokenizer = with_mask(str(path))
     alphabet = tokenizers.alphabet(tokenizer, net.vocabulary)

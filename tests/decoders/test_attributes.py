@@ -5,8 +5,11 @@ from itertools import product
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from remask.core.errors import BadInput, UnknownName
+from remask.data.tokenizers import encode, train_bpe
 from remask.decoders.attributes import (
     ATTRIBUTES as TABLE,
 )
@@ -121,20 +124,59 @@ def test_a_length_out_of_reach():
         Remaining(20, 8, 4).log_prob(scores, 1)
 
 
-def encode(text):
-    return [ord(c) for c in text]
+def decode(tokens):
+    return "".join(chr(token) for token in tokens)
 
 
 def test_attributes_are_typed_as_name_and_value():
-    assert parse(["length=12"], encode) == Length(12)
-    assert parse(["length"], encode) == Length(None)
-    assert parse(["no_repeats"], encode) == NoRepeats(4)
-    assert parse(["no_repeats=3"], encode) == NoRepeats(3)
-    assert parse(["contains=a=b"], encode) == Contains(((97, 61, 98), (32, 97, 61, 98)))
-    assert parse(["ends", "avoids=a"], encode) == All((Ends(), Avoids(((97,), (32, 97)))))
-    assert parse([], encode) == All(())
+    assert parse(["length=12"], decode) == Length(12)
+    assert parse(["length"], decode) == Length(None)
+    assert parse(["no_repeats"], decode) == NoRepeats(4)
+    assert parse(["no_repeats=3"], decode) == NoRepeats(3)
+    assert parse(["contains=a=b"], decode) == Contains(("a=b",), decode)
+    assert parse(["ends", "avoids=a"], decode) == All((Ends(), Avoids(("a",), decode)))
+    assert parse([], decode) == All(())
     assert set(TABLE) >= {"length", "ends", "not_empty", "no_repeats", "contains", "avoids"}
     assert all(issubclass(TABLE.load(name), Attribute) for name in TABLE)
+
+
+BPE = train_bpe(["red card", "redder", "a red dress, a hatred", "bread and cred"] * 3, 290)
+LETTERS = {letter: BPE.convert_tokens_to_ids(letter) for letter in "abcdehnrst"}
+WORDS = st.lists(st.sampled_from([" red", "red", "r", "e", "d", " ", "é", " h", "ä", "dd"]), max_size=7)
+
+
+def cut(parts):
+    """Tokens of pieces of text, each tokenised alone: a text in one of its many spellings."""
+    return [token for part in parts for token in encode(BPE, [part])[0].ids]
+
+
+@given(WORDS, WORDS, st.sampled_from(["red", " red", "ed d", "é", "dä", "d"]))
+@settings(max_examples=150, deadline=None)
+def test_a_string_is_found_however_its_tokens_are_cut(before, behind, string):
+    """In finished texts, and as soon as a token completes it; not a token earlier."""
+    contains, avoids = Contains((string,), BPE.decode), Avoids((string,), BPE.decode)
+    tokens, text = cut([*before, *behind]), "".join([*before, *behind])
+    assert contains(tokens, True) == (string in text) != avoids(tokens, True)
+    prefix, candidates = cut(before), [*LETTERS.values(), *cut([" red", "é"])]
+    for token, won, lost in zip(candidates, contains.settled(prefix, candidates), avoids.settled(prefix, candidates)):
+        here = string in BPE.decode([*prefix, token])
+        assert won == (True if here else None)
+        assert lost == (False if here else None)
+
+
+def test_a_long_text_is_looked_at_from_its_tail():
+    """The string may lie on as many tokens as it has bytes, with tokens between them that show nothing."""
+    silent, prefix = BPE.pad_token_id, cut(["a"] * 40)
+
+    def shown(tokens):
+        return BPE.decode(tokens, skip_special_tokens=True)
+
+    contains = Contains(("bread",), shown)
+    letters = [LETTERS[letter] for letter in "brea"]
+    for between in range(5):
+        spread = [*prefix, *letters[:2], *[silent] * between, *letters[2:]]
+        assert contains.settled(spread, [LETTERS["d"], LETTERS["s"]]) == [True, None]
+    assert Contains((tuple(letters),)).settled([*prefix, *letters[:3]], [letters[3], letters[0]]) == [True, None]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +192,7 @@ def test_attributes_are_typed_as_name_and_value():
 )
 def test_what_is_typed_wrong_says_so(spec, error, said):
     with pytest.raises(error, match=said):
-        parse([spec], encode)
+        parse([spec], decode)
 
 
 def test_two_questions_share_a_classifier_only_if_they_are_one():

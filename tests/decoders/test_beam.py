@@ -15,7 +15,7 @@ from remask.decoders import beam as module
 from remask.decoders.beam import Beam, leading
 from remask.decoders.exact_mode import ExactMode
 from remask.decoders.sampling import Sampling
-from remask.nets.causal_t5 import CausalT5
+from remask.nets.causal_encoder_decoder import CausalEncoderDecoder
 from remask.translate import left_to_right
 from tests.decoders.laws import mode, random_law, spoken, table_law, texts, whole_law, written
 from tests.translate.causal import ALPHABET, net, sources
@@ -56,7 +56,7 @@ def test_a_beam_that_drops_nothing_finds_the_best_of_all(penalty):
 def test_it_is_the_beam_that_translates(seed, width, penalty):
     source, attend = sources(4, 9, seed=seed)
     theirs = left_to_right.beam(net(seed), source, attend, ALPHABET, LONGEST, width, penalty)
-    model = CausalT5(net(seed), ALPHABET, LONGEST)
+    model = CausalEncoderDecoder(net(seed), ALPHABET, LONGEST)
     rows = [row[seen][:-1].tolist() for row, seen in zip(source, attend)]
     ours = Beam(beam=width, length_penalty=penalty)(model, rows, Stream.of(0, 4), Budget(LONGEST))
     assert ours.texts(ALPHABET.end) == theirs.tokens

@@ -62,6 +62,20 @@ def test_one_beam_is_greedy_generate():
     assert torch.equal(ours, theirs)
 
 
+def test_any_of_several_ends_ends_a_text():
+    """Those of the law in which all of them are one; what is written is the first."""
+    ends = [END, 4, 6]
+    given = {"max_new_tokens": TOKENS, "eos_token_id": ends, "pad_token_id": PAD}
+    ids = net().model.generate(**inputs(), custom_generate=custom_generate(Beam(beam=4)), **given)[:, 4:]
+    plain = CausalNet(net().model, END, None, ends=ends)
+    found = Beam(beam=4)(plain, PROMPTS, Stream.of(0, torch.arange(len(PROMPTS))), Budget(TOKENS)).texts(END)
+    assert [[t for t in row if t not in (PAD, END)] for row in ids.tolist()] == found
+    assert not {4, 6} & {token for row in found for token in row}
+    assert found != Beam(beam=4)(
+        CausalNet(net().model, END, None), PROMPTS, Stream.of(0, torch.arange(len(PROMPTS))), Budget(TOKENS)
+    ).texts(END)
+
+
 def test_nodes_are_a_budget_and_a_dictionary_comes_back():
     assert generated(ExactMode(), nodes=1, return_dict_in_generate=True).sequences.shape[0] == len(PROMPTS)
     with pytest.raises(BadInput, match="holds not one hypothesis"):
@@ -84,7 +98,7 @@ def test_the_model_stays_in_the_mode_it_was_in():
         ({"do_sample": True}, "draws and beams of its own"),
         ({"num_beams": 3}, "draws and beams of its own"),
         ({"repetition_penalty": 1.3}, "RepetitionPenalty"),
-        ({"eos_token_id": [2, 3]}, "takes one"),
+        ({"eos_token_id": [], "pad_token_id": PAD}, "no end token came"),
         ({"max_time": 3.0}, "MaxTimeCriteria"),
     ],
 )

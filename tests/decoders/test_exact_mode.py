@@ -14,7 +14,7 @@ from remask.core.stream import Stream
 from remask.decoders import exact_mode
 from remask.decoders.beam import Beam, Rule
 from remask.decoders.exact_mode import ExactMode, Node, Search
-from remask.nets.causal_t5 import CausalT5
+from remask.nets.causal_encoder_decoder import CausalEncoderDecoder
 from remask.translate import left_to_right
 from tests.decoders.laws import Watched, mode, random_law, score, spoken, table_law, texts, whole_law, written
 from tests.translate.causal import TINY, sources, tiny
@@ -290,7 +290,7 @@ def test_the_mode_of_a_translation_is_that_of_a_beam_that_drops_nothing(seed):
     net = tiny(seed)
     whole = left_to_right.beam(net, source, attend, TINY, 4, WIDE, 0.0)
     rows = [row[seen][:-1].tolist() for row, seen in zip(source, attend)]
-    decoded = ExactMode()(CausalT5(net, TINY, 8), rows, Stream.of(0, 3), Budget(4))
+    decoded = ExactMode()(CausalEncoderDecoder(net, TINY, 8), rows, Stream.of(0, 3), Budget(4))
     assert decoded.texts(TINY.end) == whole.tokens
     assert torch.allclose(decoded.log_prob, whole.log_prob, atol=1e-9)
     assert decoded.info.certified.all()

@@ -10,10 +10,11 @@ from remask.core.alphabet import Alphabet
 from remask.core.decoder import Budget
 from remask.core.errors import BadCheckpoint, BadInput
 from remask.core.stream import Stream
+from remask.decoders import batched
 from remask.decoders.beam import Beam
 from remask.decoders.exact_mode import ExactMode
 from remask.nets.causal import CausalNet
-from remask.nets.causal_t5 import CausalT5
+from remask.nets.causal_encoder_decoder import CausalEncoderDecoder
 from tests.nets.tiny import LONGEST, MASK, V, make, shake, text
 from tests.translate.causal import ALPHABET, net
 from tests.translate.nets import parallel
@@ -140,6 +141,21 @@ def test_ids_beyond_the_tokenizer_are_silent():
     assert (causal.size, causal.window) == (50, LONGEST - 1)
 
 
+def test_a_text_may_end_in_several_ways():
+    """One text, whichever token ended it: log p of its end is that of all of them, and no other is ever written."""
+    ended = model("gpt2", ends=[7, END, 11, 99, MASK]).begin([5])
+    usual = model("gpt2").begin([5])
+    p, q = ended.log_prob[0].exp(), usual.log_prob[0].exp()
+    assert float(p[END]) == pytest.approx(float(q[[END, 7, 11]].sum()))
+    assert p[[7, 11]].tolist() == [0, 0]
+    others = [token for token in range(len(p)) if token not in (END, 7, 11)]
+    assert torch.allclose(p[others], q[others])
+    assert float(p.sum()) == pytest.approx(1)
+    # a text of a fixed length never ends, in whichever way
+    written = batched.write(model("gpt2", ends=[7, 11]), torch.tensor([[5]] * 8), 20, Stream.of(0, 8), stop=False)
+    assert not {END, 7, 11, MASK} & set(written.tokens.flatten().tolist())
+
+
 def test_models_that_cannot_be_searched():
     shape = {"vocab_size": 30, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
@@ -169,7 +185,7 @@ def told(source, target):
 
 
 def test_a_t5_says_of_every_prefix_what_it_says_of_the_whole():
-    causal = CausalT5(net(2), ALPHABET, 20)
+    causal = CausalEncoderDecoder(net(2), ALPHABET, 20)
     source = [7, 8, 9, 10, 4]
     root = causal.begin(source)
     two = causal.extend(causal.rows(root, torch.tensor([0, 0])), torch.tensor([5, 6]))
@@ -187,8 +203,8 @@ def test_a_t5_says_of_every_prefix_what_it_says_of_the_whole():
 
 def test_a_t5_that_cannot_be_searched():
     with pytest.raises(BadCheckpoint, match="writes in parallel"):
-        CausalT5(parallel(), ALPHABET, 20)
+        CausalEncoderDecoder(parallel(), ALPHABET, 20)
     with pytest.raises(BadCheckpoint, match="needs an end token"):
-        CausalT5(net(2), Alphabet(30, mask=1, pad=0), 20)
+        CausalEncoderDecoder(net(2), Alphabet(30, mask=1, pad=0), 20)
     with pytest.raises(BadInput, match="source of 21 tokens came, its end counted, and the model reads 20"):
-        CausalT5(net(2), ALPHABET, 20).begin([5] * 20)
+        CausalEncoderDecoder(net(2), ALPHABET, 20).begin([5] * 20)

@@ -17,7 +17,7 @@ from remask.decoders.attributes import All, Avoids, Ends, Judged, Length, NoRepe
 from remask.decoders.beam import Beam
 from remask.decoders.conditional_beam import ConditionalBeam, HeadPosterior
 from remask.nets.causal import CausalNet
-from remask.nets.causal_t5 import CausalT5
+from remask.nets.causal_encoder_decoder import CausalEncoderDecoder
 from remask.train import attribute_samples
 from remask.train.attribute import AttributeTraining, train_attribute
 from remask.train.attribute_directory import FACTS, WEIGHTS, fingerprint, load_attribute
@@ -262,7 +262,7 @@ def test_a_saved_classifier_says_the_same_and_the_model_is_untouched(fitted):
     [
         lambda: CausalNet(tiny.make("modernbert-decoder").model, 2, 3, [tiny.MASK]),
         lambda: CausalNet(tiny.make("remask-modernbert-decoder").model, 2, 3, [tiny.MASK]),
-        lambda: CausalT5(causal.net(2), causal.ALPHABET, 20),
+        lambda: CausalEncoderDecoder(causal.net(2), causal.ALPHABET, 20),
     ],
     ids=["modernbert-decoder", "remask-modernbert-decoder", "t5"],
 )

@@ -30,7 +30,7 @@ class Kept(NamedTuple):
     past: Past
 
 
-class CausalT5:
+class CausalEncoderDecoder:
     """A frozen left-to-right T5, or two masked ModernBERTs of which one learnt to write from left to right.
 
     net: a causal one; longest: tokens of a source with its end, and of a target, that it was trained on.
