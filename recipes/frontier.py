@@ -9,7 +9,7 @@ law: texts of the hidden language of seed 0 (lab/language.py: 256 words, 3.330 n
 of 65,536 words, so that hardly a row shows where one ends; a net then learns the law of a stretch of any length, which
 is that of a text, since the language begins where it stays. wikitext-2: its training text with a BPE of 4,096, and the
 same left-to-right net of novels (recipes/frozen_models.py has such) or another as --scorer.
-Hardware: one thread of a 2-core CPU with bfloat16, about 20 CPU minutes a net. Finished runs are skipped, cut-off ones
+Hardware: one thread of a 2-core CPU with bfloat16, 10 to 20 CPU minutes a net, twice as many for blocks. Finished runs are skipped, cut-off ones
 go on. Expected: see docs/results.md, "Faster than left to right".
 """
 
@@ -31,7 +31,8 @@ from remask.data.tokenizers import character_tokenizer, train_bpe
 from remask.lab.language import Language
 from remask.train.api import train
 
-LENGTH, BATCH, STEPS, BLOCK = 512, 8, 1_200, 16
+LENGTH, BATCH, BLOCK = 512, 8, 16
+STEPS = {"law": 1_200, "wikitext-2": 800}
 DOCUMENTS, WORDS = {"train": 80, "valid": 2}, 65_536
 FIRST = 0x100  # the character of word 0; those behind it are letters
 ARMS: dict[str, dict[str, Any]] = {"mdlm": {}, "block_diffusion": {"block": BLOCK}, "autoregressive": {}}
@@ -81,7 +82,7 @@ def fit(out: Path, text: str, objective: str, seed: int = 0) -> Path:
             net="tiny",
             length=LENGTH,
             batch=BATCH,
-            steps=STEPS,
+            steps=STEPS[text],
             evaluations=4,
             save_minutes=2.0,
             seed=seed,

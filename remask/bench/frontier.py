@@ -69,6 +69,8 @@ class Frontier:
     """Texts that are weighed."""
     rounds: int = 5
     """Timed rounds; a system and the baseline take turns within a round."""
+    patience: float = 60.0
+    """Seconds that the rounds of a system may take before no other one begins; how many there were is in its row."""
     infill: bool = False
     """Fill the middle of held-out rows too: exact matches and log p of spans."""
     spans: tuple[str, ...] = ("4", "16")
@@ -122,7 +124,7 @@ class Frontier:
             split(self.caches),
         )
         warm, batches = positive("temperatures", self.temperatures), whole("batches", self.batches)
-        return Settings(plan, warm, batches, self.texts, self.rounds, self.seed)
+        return Settings(plan, warm, batches, self.texts, self.rounds, self.patience, self.seed)
 
     def remarks(self) -> Iterator[str]:
         """What the reader should know before: a scorer that has read what the nets learned to write."""

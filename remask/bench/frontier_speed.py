@@ -3,7 +3,8 @@
 A round writes the same number of texts of one length with the one and with the other, next to each other in time, the
 first of them in turns; ratios are of the times of one round. The median round is quoted, with the least and the most
 (Kasai et al. 2021, arXiv 2006.10369, on baselines that were not timed fairly). On a GPU the clock is read when the
-device has done what it was told.
+device has done what it was told. Slow systems get fewer rounds, whose number stands in their row: once the rounds of a
+system have taken `patience` seconds, no other begins.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Speed(NamedTuple):
             "ratio_stderr": _error(self.ratios),
             "least": min(self.ratios),
             "most": max(self.ratios),
+            "rounds": len(self.seconds),
         }
 
 
@@ -61,16 +63,23 @@ def timed(
     batch: int,
     *,
     rounds: int,
+    patience: float = math.inf,
     seed: int,
     device: torch.device,
     clock: Callable[[], float],
 ) -> Speed:
-    """Time a system against the baseline; the baseline against itself is timed once a round."""
+    """Time a system against the baseline in `rounds` rounds or, where they take longer than `patience` seconds, fewer.
+
+    The baseline against itself is timed once a round.
+    """
     arms = (baseline,) if system.time_key == baseline.time_key else (baseline, system)
     seconds: dict[tuple[Any, ...], list[float]] = {arm.time_key: [] for arm in arms}
     for arm in arms:
         arm.write(min(WARM, length), Stream.of(seed, batch, device))
+    begun = clock()
     for number in range(rounds):
+        if number and clock() - begun >= patience:
+            break
         stream = Stream.of(seed, batch, device).child(number)
         for arm in arms if number % 2 else arms[::-1]:
             seconds[arm.time_key].append(_took(arm.write, length, stream, device, clock))

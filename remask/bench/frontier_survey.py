@@ -21,13 +21,15 @@ DIGITS = 6
 
 
 class Settings(NamedTuple):
-    """plan: what is tried; temperatures: of the baseline; batches: that are timed; texts: that are weighed."""
+    """plan: what is tried; temperatures: of the baseline; batches: that are timed; texts: that are weighed; patience:
+    seconds after which a system gets no further round."""
 
     plan: Plan
     temperatures: Sequence[float]
     batches: Sequence[int]
     texts: int
     rounds: int
+    patience: float
     seed: int
 
 
@@ -91,7 +93,11 @@ class Survey:
     def _speed(self, system: System, baseline: System, length: int, batch: int) -> Speed:
         key = length, batch, *system.time_key
         if key not in self.speeds:
-            how = {"rounds": self.asked.rounds, "seed": self.asked.seed}
+            how: dict[str, Any] = {
+                "rounds": self.asked.rounds,
+                "patience": self.asked.patience,
+                "seed": self.asked.seed,
+            }
             self.speeds[key] = timed(system, baseline, length, batch, **how, device=self.field.device, clock=self.clock)
         return self.speeds[key]
 

@@ -290,6 +290,14 @@ def test_rounds_take_turns_and_the_median_is_quoted():
     assert alone.ratios == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize(("patience", "rounds"), [(0.0, 1), (95.0, 1), (96.0, 2), (1e9, 3)])
+def test_a_slow_system_has_fewer_rounds_and_says_how_many(patience, rounds):
+    shop = Workshop()
+    arms = shop.system("fast", 10.0), shop.system("slow", 40.0)
+    found = timed(*arms, 20, 4, rounds=3, patience=patience, seed=0, device=CPU, clock=lambda: shop.now)
+    assert len(found.seconds) == len(found.ratios) == found.json()["rounds"] == rounds
+
+
 def test_one_round_has_no_error():
     told = Speed((2.0,), (3.0,), 500).json()
     assert told["seconds"] == 4.0
