@@ -145,13 +145,14 @@ class LeanModel:
         return self.final_norm(hidden)
 
     def _turns(self, hidden: Tensor, place: Tensor | None, past: int) -> Turns:
-        """Those of C cells, from a table where they stand in a row."""
+        """Those of C cells, from a table: places are few, and are asked for at every call."""
         kind, rotary = self.config.layer_types[0], self.rotary_emb
-        end = past + hidden.shape[1]
-        if place is None and rotary.rope_type.get(kind) != "default":  # others may depend on the length
-            place = torch.arange(past, end, device=hidden.device)[None]
-        if place is not None:
+        usual = rotary.rope_type.get(kind) == "default"  # others may depend on the length
+        if place is None and not usual:
+            place = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
+        if place is not None and (not usual or place.numel() > MOST):
             return rotary(hidden, place, kind)
+        end = past + hidden.shape[1] if place is None else int(place.max()) + 1
         frequencies = getattr(rotary, f"{kind}_inv_freq")
         key = (hidden.device, hidden.dtype, frequencies.dtype, frequencies.data_ptr())
         if self._tabled is None or self._tabled[0] != key or self._tabled[1][0].shape[1] < end:
@@ -159,7 +160,7 @@ class LeanModel:
                 places = torch.arange(max(LEAST, 2 * end), device=hidden.device)[None]
                 self._tabled = key, rotary(torch.empty(0, device=hidden.device, dtype=hidden.dtype), places, kind)
         cos, sin = self._tabled[1]
-        return cos[:, past:end], sin[:, past:end]
+        return (cos[:, past:end], sin[:, past:end]) if place is None else (cos[0, place], sin[0, place])
 
 
 LEAST = 256  # places in a table
