@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from remask.bench.frontier_plot import panels, series
+from remask.bench.frontier_plot import _look, panels, series
 from remask.bench.frontier_quality import LAWS, ByLaw, Coding, Point, at_entropy, loss, quality
 from remask.bench.frontier_speed import Speed, timed
 from remask.bench.frontier_systems import (
@@ -323,6 +323,22 @@ def test_what_is_drawn():
         ("length 8, batch 16", "seconds", 1),
         ("length 8", "calls", 4),
     ]
+
+
+def test_temperatures_that_are_only_matched_with_are_not_drawn():
+    row = {"arm": "a", "temperature": 1.0, "loss": 0.1, "loss_stderr": None, "seconds": 3.0, "calls": 4}
+    warm = {**row, "temperature": 1.1}
+    baseline = {"arm": "b", "sampler": "left_to_right"}
+    for more, names in (
+        ({}, {"a", "a, T = 1.1"}),
+        ({"calls_over_exact": 1.0}, {"a"}),
+        (baseline, {"b"}),
+    ):
+        assert set(series([{**row, **more}, {**warm, **more}], "seconds")) == names
+    assert set(series([{**warm, **baseline}], "seconds")) == {"b, T = 1.1"}  # the only one that was asked for
+    looks = {tuple(_look(number, "").items()) for number in range(64)}
+    assert len(looks) == 64
+    assert _look(0, "net, no cache")["linestyle"] == "--"
 
 
 def test_lists_on_the_command_line():
