@@ -86,6 +86,7 @@ def systems(rows: Sequence[Row]) -> Iterator[str]:
                     number(first["calls"], digits=0),
                     number(first["tokens_per_call"], digits=1),
                     number(first["quality"], quality_error(first)),
+                    divergence(first),
                     number(first["entropy"]),
                     share(first["loss"], first["loss_stderr"]),
                     share(first["loss_over_exact"], first["loss_over_exact_stderr"]),
@@ -105,6 +106,12 @@ def quality_error(row: Row) -> float | None:
         if f"{name}_stderr" in row:
             return row[f"{name}_stderr"]
     return None
+
+
+def divergence(row: Row) -> str:
+    """KL of what wrote from the law, nats a token, where it is known; with a drawn order a bound from above."""
+    told = number(row.get("divergence"), row.get("divergence_stderr"))
+    return f"≤ {told}" if row.get("path") == "bound" and row.get("divergence") is not None else told
 
 
 def fewer_calls(rows: Sequence[Row]) -> Iterator[str]:

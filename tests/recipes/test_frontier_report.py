@@ -10,6 +10,7 @@ ROW = {
     **{"arm": "net blocks confidence", "sampler": "blocks", "budget": 4.0, "unit": "steps a block", "temperature": 1.0},
     **{"cache": "exact", "length": 512, "batch": 1, "calls": 128.0, "tokens_per_call": 4.0, "calls_over_exact": 4.0},
     **{"quality": 3.5, "true_cross_entropy": 3.5, "true_cross_entropy_stderr": 0.01, "entropy": 5.0},
+    **{"divergence": 0.2, "divergence_stderr": 0.01, "path": "bound"},
     **{"loss": 0.03, "loss_stderr": 0.01, "loss_over_exact": 0.05, "loss_over_exact_stderr": 0.01},
     **{"tokens_per_second": 900.0, "ratio": 2.0, "least": 1.8, "most": 2.2, "rounds": 3},
 }
@@ -66,7 +67,10 @@ def test_a_table_and_a_picture(tmp_path, capsys):
     report.main([str(file), "--plot", str(picture)])
     out = capsys.readouterr().out
     assert "| batch 1: tokens/s; times left to right | batch 16:" in out
-    assert "| net blocks confidence, 4 steps a block | 128 | 4.0 | 3.500 ± 0.010 | 5.000 | +3.0 ± 1.0 |" in out
+    assert (
+        "| net blocks confidence, 4 steps a block | 128 | 4.0 | 3.500 ± 0.010 | ≤ 0.200 ± 0.010 | 5.000 | +3.0 ± 1.0 |"
+        in out
+    )
     assert "| the law itself | – |" in out
     assert "| net | 512 | 4 | both sides | drawn | 25.0 ± 25.0 | 25.0 ± 25.0 | 0.250 ± 0.250 (bound) | 4 |" in out
     assert picture.stat().st_size > 1000
