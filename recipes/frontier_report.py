@@ -177,10 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("files", type=Path, nargs="+")
     words.add_argument("--plot", default="", help="a .png or .svg")
+    words.add_argument("--brief", action="store_true", help="no other temperatures than 1, no exact cache left out")
     values = words.parse_args(arguments)
     path = frontier_plot.check(values.plot) if values.plot else None
     rows = load(values.files)
-    print("\n\n".join(systems(rows)))
+    told = [row for row in frontier_plot.shown(rows) if row.get("cache") != "none"] if values.brief else rows
+    print("\n\n".join(systems(told)))
     for title, part in (
         ("A quarter of the calls", fewer_calls(rows)),
         ("Faster than left to right", faster(rows)),

@@ -53,8 +53,8 @@ def series(rows: Sequence[dict[str, Any]], x: str) -> dict[str, list[tuple[float
 
 def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without other temperatures than 1 of systems that are there to be matched with."""
-    usual = {row["arm"] for row in rows if row["temperature"] == 1}
-    return [row for row in rows if row["temperature"] == 1 or row["arm"] not in usual or not _matches(row)]
+    usual = {row["arm"] for row in rows if row.get("temperature") == 1}
+    return [row for row in rows if row.get("temperature") == 1 or row["arm"] not in usual or not _matches(row)]
 
 
 def _matches(row: dict[str, Any]) -> bool:
