@@ -70,12 +70,13 @@ def systems(rows: Sequence[Row]) -> Iterator[str]:
             "calls",
             "tokens a call",
             "quality",
+            "KL",
             "entropy",
             "loss, %",
             "over exact, %",
             "calls, times fewer",
         ]
-        head += [f"batch {batch}: tokens/s | times left to right" for batch in batches]
+        head += [f"batch {batch}: tokens/s; times left to right" for batch in batches]
         lines = []
         for name in dict.fromkeys(map(named, mine)):
             first = next(row for row in mine if named(row) == name)
@@ -97,7 +98,7 @@ def systems(rows: Sequence[Row]) -> Iterator[str]:
                     ),
                 ]
             )
-        yield f"**{length} tokens**\n\n" + table([column.replace(" | ", "; ") for column in head], lines)
+        yield f"**{length} tokens**\n\n" + table(head, lines)
 
 
 def quality_error(row: Row) -> float | None:

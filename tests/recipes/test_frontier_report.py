@@ -73,4 +73,5 @@ def test_a_table_and_a_picture(tmp_path, capsys):
     )
     assert "| the law itself | – |" in out
     assert "| net | 512 | 4 | both sides | drawn | 25.0 ± 25.0 | 25.0 ± 25.0 | 0.250 ± 0.250 (bound) | 4 |" in out
+    assert len({line.count("|") for line in out.split("**A quarter")[0].splitlines() if line.startswith("|")}) == 1
     assert picture.stat().st_size > 1000
