@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from remask.cli.flags import READERS, add, describe, fields, flag_of, take
 from remask.cli.words import Parser, parser, peek
 from remask.core.errors import BadInput
 from remask.decoders.adapt import ADAPT
 
+OF_PROMPTS: dict[str, Any] = {"shots": 8, "orders": 20, "template": "Text: {text}\\nLabel: {label}\\n", "words": None}
 OF_DECODING = ("temperature",)  # fields that change no score
 # what only the usual evaluations have, where it is not typed
-USUAL = {"length": None, "draws": 8, "estimator": "count", "pairs": None, "columns": None}
+USUAL: dict[str, Any] = {"length": None, "draws": 8, "estimator": "count", "pairs": None, "columns": None}
 
 
 def main(arguments: list[str]) -> int:
@@ -26,7 +28,10 @@ def main(arguments: list[str]) -> int:
     )
     words = parser("evaluate", usage)
     words.add_argument(
-        "checkpoint", metavar="DIR", help="a checkpoint: ours, or a Hugging Face masked language model or detector"
+        "checkpoint",
+        metavar="DIR",
+        help="a checkpoint: ours, or a Hugging Face masked language model or detector; with --adapt and --few-shot a "
+        "left-to-right model",
     )
     words.add_argument("--json", action="store_true", help="print one JSON object")
     words.add_argument("--data", nargs="+", default=[], metavar="F", help="texts, as for remask train")
@@ -58,6 +63,8 @@ def _weigh(values: argparse.Namespace, names: Sequence[str]) -> int:
         raise BadInput("--clips came with --minimal-pairs, --probe, --few-shot or --adapt: type it with --data alone.")
     if values.few_shot:
         return _prompted(values, names)
+    if typed := _typed(values, OF_PROMPTS):
+        raise BadInput(f"{flag_of(typed[0])} came without --few-shot F, to which it belongs: type both.")
     if values.adapt:
         return _adapted(values, names)
     if values.clips:
@@ -138,14 +145,14 @@ def _few_shot(words: Parser) -> None:
         "--adapt hidden_state lets its cached states learn from the examples first"
     )
     group.add_argument("--few-shot", metavar="F", help="labelled texts to draw examples from; --columns as for --probe")
-    for flag, usual, what in (
-        ("--shots", 8, "examples in a prompt"),
-        ("--orders", 20, "draws of examples, in an order"),
-    ):
-        group.add_argument(flag, type=READERS["int"], default=usual, metavar="N", help=f"{what} [default: {usual}]")
+    for name, what in (("shots", "examples in a prompt"), ("orders", "draws of examples, in an order")):
+        usual = OF_PROMPTS[name]
+        group.add_argument(
+            f"--{name}", type=READERS["int"], default=usual, metavar="N", help=f"{what} [default: {usual}]"
+        )
     group.add_argument(
         "--template",
-        default="Text: {text}\\nLabel: {label}\\n",
+        default=OF_PROMPTS["template"],
         metavar="TEXT",
         help="an example, \\n being a new line [default: %(default)s]",
     )
@@ -192,7 +199,15 @@ def _parse(words: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     return values
 
 
+def _typed(values: argparse.Namespace, usual: dict[str, Any]) -> list[str]:
+    """Names of the flags that were typed otherwise than they are by themselves."""
+    return [name for name, value in usual.items() if getattr(values, name, value) != value]
+
+
 def _prompted(values: argparse.Namespace, names: Sequence[str]) -> int:
+    usual = {name: value for name, value in USUAL.items() if name != "columns"}
+    if typed := _typed(values, {**usual, "streams": 1}):
+        raise BadInput(f"{flag_of(typed[0])} came with --few-shot, whose rows are texts with labels: leave it out.")
     adaptation = ADAPT.load(values.adapt)(**take(values, names)) if values.adapt else None
 
     from remask.cli import prompting
@@ -203,8 +218,7 @@ def _prompted(values: argparse.Namespace, names: Sequence[str]) -> int:
 def _adapted(values: argparse.Namespace, names: Sequence[str]) -> int:
     if values.minimal_pairs or values.probe:
         raise BadInput("--adapt came with --minimal-pairs or --probe: it weighs a text, type it with --data alone.")
-    typed = [name for name, usual in USUAL.items() if getattr(values, name) != usual]
-    if typed:
+    if typed := _typed(values, USUAL):
         raise BadInput(f"{flag_of(typed[0])} came with --adapt, which reads the text as one: leave it out.")
     adaptation = ADAPT.load(values.adapt)(**take(values, names))
 

@@ -35,6 +35,8 @@ def by_examples(values: argparse.Namespace, adaptation: Any) -> int:
     for flag in ("shots", "orders"):
         if getattr(values, flag) < 1:
             raise BadInput(f"--{flag} came as {getattr(values, flag)}: type 1 or more.")
+    if values.seed < 0:
+        raise BadInput(f"--seed came as {values.seed}: type 0 or more.")
     if len(values.data) > 1:
         raise BadInput(f"--data came with {len(values.data)} files: queries come from one.")
     template = Template(values.template.replace("\\n", "\n"))
@@ -45,7 +47,7 @@ def by_examples(values: argparse.Namespace, adaptation: Any) -> int:
         raise BadInput(f"--adapt {values.adapt} came with --few-shot: type --adapt hidden_state, or cache.")
     known, asked = (read_labelled(path, values.columns) for path in (values.few_shot, values.data[0]))
     names = class_names(known)
-    check_seen(asked, names)
+    check_seen(asked, names, "--few-shot")
     words = _words(values.words or [], names)
     frozen = load_causal(values.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(frozen.model, CausalNet):

@@ -122,7 +122,7 @@ def by_probe(values: argparse.Namespace) -> int:
     task = "pairs" if "text_pair" in (values.columns or "") else "classify"
     train, test = (read_labelled(path, values.columns, task) for path in (values.probe, values.data[0]))
     names = class_names(train)
-    check_seen(test, names)
+    check_seen(test, names, "--probe")
     model = _quick(_encoder(values.checkpoint))
     with bar("reading tokens", values.json) as progress:
         first, second = (

@@ -86,15 +86,15 @@ def class_names(labels: Labelled) -> list[str]:
     return found
 
 
-def check_seen(labels: Labelled, known: Collection[str]) -> None:
-    """BadData when labels (of valid or test) hold classes that training has not."""
+def check_seen(labels: Labelled, known: Collection[str], flag: str = "--data") -> None:
+    """BadData when labels (of valid or test) hold classes that training, the file behind `flag`, has not."""
     known = set(known)
     unseen = sorted({label for label in labels.labels if label not in known})
     if unseen:
         rows = sum(label not in known for label in labels.labels)
         raise BadData(
             f"{labels.name} has {_list([repr(_cut(u)) for u in unseen], 'labels')} in {_count(rows, 'row')} that "
-            "training never saw; drop those rows, or add such rows to --data."
+            f"training never saw; drop those rows, or add such rows to {flag}."
         )
 
 

@@ -47,7 +47,7 @@ class CausalNet:
         if getattr(config, "is_encoder_decoder", False):
             raise BadCheckpoint(
                 f"a '{config.model_type}' model has an encoder and wants a source: decoders here take left-to-right "
-                "models without one; remask translate decodes this one."
+                "models without one; open this one with remask.train.frozen.load_causal, as remask decode does."
             )
         text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
         if {*(getattr(text, "layer_types", None) or ())} - KEPT:

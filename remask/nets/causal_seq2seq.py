@@ -1,6 +1,6 @@
 """Any encoder-decoder of transformers as a CausalModel: the prompt is a source, and what is written is its target.
 
-Marian, BART, mBART, Pegasus, M2M-100 and whatever else keeps keys and values in a decoder and of its source (our own
+Marian, BART, mBART, Pegasus and whatever else keeps keys and values in a decoder and of its source (our own
 nets and T5s have nets/causal_encoder_decoder.py, which costs less). Log p is that of the model's own output layer, its
 biases included; ids that no text holds keep theirs and are not written, as generate() has it with `bad_words_ids`.
 Shapes: N prefixes, M of them, S source, T tokens read, H heads, E width of a head, V vocabulary, D width.
@@ -21,6 +21,8 @@ from remask.core.errors import BadCheckpoint, BadInput
 from remask.nets.causal import Layers, given, taken
 
 ALIKE = 1e-2  # nats, float32: log p of a token after four passes and after one
+MANY_LANGUAGES = {"mbart", "m2m_100", "nllb-moe"}
+"""Families whose targets begin with a language; fine-tuned to one, they may begin with that at once."""
 FARTHEST = 512  # tokens of a source, for models whose config does not say
 
 
@@ -42,7 +44,8 @@ class CausalSeq2SeqLM:
     model: with a language-modelling head on its decoder; end: id of the end token; silent: ids that are never written;
     size: V, ids beyond it are never written either. A target begins as the model's generation config has it: with its
     start token, and a forced first one (a language) where it names one; neither counts for log p.
-    Raises BadCheckpoint for a model that names no start.
+    Raises BadCheckpoint for a model that names no start, one of many languages that names none to write in, and an end
+    that is not among its ids.
     """
 
     def __init__(self, model: Any, end: int, silent: Sequence[int] = (), size: int | None = None):
@@ -54,13 +57,23 @@ class CausalSeq2SeqLM:
                 "decoder_start_token_id."
             )
         forced = _first("forced_bos_token_id", settings, config)
+        if config.model_type in MANY_LANGUAGES and forced is None and start == end:
+            raise BadCheckpoint(
+                f"this '{config.model_type}' model writes many languages and is told none: set forced_bos_token_id in "
+                "its generation_config.json to the id of one."
+            )
+        rows = int(model.get_output_embeddings().weight.shape[0])
+        if end >= rows:
+            raise BadCheckpoint(
+                f"the tokenizer's end token has id {end}, and the model writes {rows} ids: give its own tokenizer."
+            )
         self.begun = [start] if forced is None else [start, forced]
         self.model, self.end = model.eval(), end
-        rows = int(model.get_output_embeddings().weight.shape[0])
         self.size = min(size or rows, rows)
-        self.silent = torch.tensor(sorted({*silent} - {end}), dtype=torch.int64, device=model.device)
-        reach = int(_first("max_position_embeddings", config, default=FARTHEST) or FARTHEST)
-        self.source_length, self.longest = reach, reach - len(self.begun) + 1  # the last token is never read
+        known = sorted(one for one in {*silent} - {end} if one < self.size)
+        self.silent = torch.tensor(known, dtype=torch.int64, device=model.device)
+        self.source_length = _reach(config, "encoder")
+        self.longest = _reach(config, "decoder") - len(self.begun) + 1  # the last token is never read
         self.window = self.source_length + self.longest
 
     @torch.no_grad()
@@ -94,12 +107,14 @@ class CausalSeq2SeqLM:
             whole = self.model(input_ids=ids, decoder_input_ids=written, use_cache=False).logits[:, -1]
             seen = prefixes.log_prob.isfinite()
             same = torch.allclose(prefixes.log_prob[seen], self._law(whole)[seen], atol=ALIKE)
+        except torch.OutOfMemoryError:
+            raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             same = False
         if not same:
             raise BadCheckpoint(
                 f"a '{self.model.config.model_type}' model keeps its states in a way of its own, which no decoder here "
-                "goes on from: take a Marian, a BART, an mBART, a Pegasus, an M2M-100 or a T5."
+                "goes on from: take a Marian, a BART, an mBART, a Pegasus or a T5."
             )
 
     @torch.no_grad()
@@ -115,8 +130,11 @@ class CausalSeq2SeqLM:
         return Prefixes(prefixes.log_prob[index], prefixes.hidden[index], prefixes.cache._replace(layers=layers))
 
     def _read(self, tokens: Tensor, kept: Kept) -> Prefixes:
-        """Prefixes with more tokens, [N, T]."""
+        """Prefixes with more tokens, [N, T]; BadInput for targets that are longer than the model writes."""
         count = len(tokens)
+        past = kept.layers[0][0].shape[2] if kept.layers else 0
+        if past + tokens.shape[1] > self.longest + len(self.begun) - 1:
+            raise BadInput(f"a target of more than {self.longest} tokens came, and the model has no places for it.")
         crossed = tuple((k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in kept.crossed)
         out = self.model(
             encoder_outputs=replace(kept.source, last_hidden_state=kept.source[0].expand(count, -1, -1)),
@@ -137,6 +155,13 @@ class CausalSeq2SeqLM:
     def _law(self, logits: Tensor) -> Tensor:
         """Log p of the next token, [N, V] float64, of logits [N, V or more]."""
         return logits.double().log_softmax(-1)[:, : self.size].index_fill(-1, self.silent, -torch.inf)
+
+
+def _reach(config: Any, half: str) -> int:
+    """Places that one half of a model has."""
+    own = getattr(config, half, None)
+    names = (f"max_{half}_position_embeddings", "max_position_embeddings")
+    return next((int(n) for one in (own, config) for name in names if (n := getattr(one, name, None))), FARTHEST)
 
 
 def _first(name: str, *configs: Any, default: int | None = None) -> int | None:

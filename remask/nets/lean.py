@@ -150,7 +150,7 @@ class LeanModel:
         usual = rotary.rope_type.get(kind) == "default"  # others may depend on the length
         if place is None and not usual:
             place = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
-        if place is not None and (not usual or place.numel() > MOST):
+        if place is not None and (not usual or place.numel() > MOST or place.is_cuda):  # to look would be to wait
             return rotary(hidden, place, kind)
         end = past + hidden.shape[1] if place is None else int(place.max()) + 1
         frequencies = getattr(rotary, f"{kind}_inv_freq")

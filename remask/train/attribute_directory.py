@@ -40,6 +40,10 @@ def fingerprint(model: CausalModel) -> str:
         digest.update(_bytes(tensor))
     silent = getattr(model, "silent", torch.empty(0)).tolist()
     digest.update(f"{model.size} {model.end} {getattr(model, 'start', None)} {silent}".encode())
+    for name in ("ends", "begun"):  # those of most models are empty, and were not there once
+        told = getattr(model, name, ())
+        if len(told):
+            digest.update(f"{name} {torch.as_tensor(told).tolist()}".encode())
     return digest.hexdigest()[:32]
 
 

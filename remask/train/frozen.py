@@ -210,7 +210,9 @@ def ends_of(model: Any, tokenizer: Any) -> list[int]:
     """All ids that end a text as generate() has it: a chat model may have one for a turn and one for the talk."""
     settings = (getattr(model, "generation_config", None), model.config)
     named = next((found for one in settings if (found := getattr(one, "eos_token_id", None)) is not None), None)
-    return _known(named if isinstance(named, list) else [named], tokenizer)
+    special = {*tokenizer.all_special_ids, *(n for n, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    found = _known(named if isinstance(named, list) else [named], tokenizer)
+    return [one for one in found if one in special]  # a config may name ids of another tokenizer, which are text here
 
 
 def start_of(tokenizer: Any, config: Any, end: int) -> int:

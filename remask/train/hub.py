@@ -7,7 +7,7 @@ from pathlib import Path
 from remask.core.errors import BadCheckpoint
 
 PREFIX = "hf:"
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # never code, never pickles
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]  # never code, never pickles
 
 
 def locate(name: str | Path) -> str:

@@ -86,7 +86,8 @@ def put(
 
     told = ids([template.example(text, words[label]) for text, label in examples])
     asked = ids([template.query(text) for text in [*queries, *BLANKS]])
-    return Task(told, asked[: len(queries)], ids([template.answer(word) for word in words]), asked[len(queries) :])
+    blanks = [one for one in asked[len(queries) :] if one]  # a template may show nothing of an empty text
+    return Task(told, asked[: len(queries)], ids([template.answer(word) for word in words]), blanks)
 
 
 def accuracy(answers: Answers, labels: Sequence[int]) -> dict[str, float]:

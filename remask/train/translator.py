@@ -48,11 +48,16 @@ def load_translator(path: str | Path) -> Translator:
     path = locate(path)
     net = open_encoder_decoder(path)
     if net is None:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+
         config = read_config(path)
+        decoded = (
+            config.get("is_encoder_decoder") and config["model_type"] in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        )
         foreign = f"remask decode {path} writes its translations; or type"
         raise BadCheckpoint(
             f"{path} is a '{config['model_type']}' model, which "
-            + (f"is none of ours and no T5: {foreign}" if config.get("is_encoder_decoder") else "reads no source: type")
+            + (f"is none of ours and no T5: {foreign}" if decoded else "reads no source: type")
             + " the directory of a run of cmlm, padir, axe, sundae or seq2seq, or of a T5."
         )
     tokenizer = with_mask(str(path))

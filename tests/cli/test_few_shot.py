@@ -63,10 +63,28 @@ def test_a_table_for_people(remask, files):
         (["--adapt", "dynamic"], "--adapt dynamic came with --few-shot"),
         (["--probe", "f"], "--few-shot came with --minimal-pairs or --probe"),
         (["--clips"], "--clips came with"),
+        (["--seed", -1], "--seed came as -1"),
+        (["--length", 7], "--length came with --few-shot"),
+        (["--adapt", "hidden_state", "--streams", 4], "--streams came with --few-shot"),
     ],
 )
 def test_what_is_typed_wrong_is_a_sentence(remask, files, words, said):
     refused(remask("evaluate", causal(), *files, *words), said)
+
+
+def test_a_class_that_has_no_example(remask, files, tmp_path):
+    (tmp_path / "asked.tsv").write_text("sideways\tto be\n")
+    refused(remask("evaluate", causal(), *files), "or add such rows to --few-shot")
+
+
+def test_a_template_that_shows_nothing_of_an_empty_text(line, files):
+    """The blank that is empty leaves no query, and the others calibrate."""
+    found = line("evaluate", causal(), *files, "--template", "{text} {label}\\n")
+    assert "calibrated" in found["cache"]
+
+
+def test_flags_of_prompts_alone(remask, files):
+    refused(remask("evaluate", causal(), *files[2:4], "--shots", 4), "--shots came without --few-shot F")
 
 
 def test_without_queries(remask, files):

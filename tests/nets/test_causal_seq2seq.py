@@ -12,7 +12,7 @@ from remask.core.errors import BadCheckpoint, BadInput
 from remask.core.stream import Stream
 from remask.decoders.beam import Beam
 from remask.decoders.exact_mode import ExactMode
-from remask.nets.causal_seq2seq import CausalSeq2SeqLM
+from remask.nets.causal_seq2seq import CausalSeq2SeqLM, _reach
 from tests.nets.tiny import shake
 
 V, PAD, BOS, END, LANGUAGE, LONGEST = 30, 0, 1, 2, 5, 16
@@ -169,6 +169,35 @@ def test_models_that_cannot_be_searched():
         CausalSeq2SeqLM(aimless, END)
     with pytest.raises(BadCheckpoint, match="'prophetnet' model keeps its states in a way of its own"):
         CausalSeq2SeqLM(ngrams, END, [PAD, BOS]).check()
+
+
+def test_texts_end_where_places_do():
+    """The library's own budget may be larger; and each half of a model may have its own number of places."""
+    with pytest.raises(BadInput, match="target of more than 16 tokens came"):
+        Beam(beam=1, length=20)(model("bart"), [[5, END]], Stream.of(0, 1), Budget(24))
+    assert (model("two berts").source_length, model("two berts").longest) == (LONGEST, LONGEST)
+    led = transformers.LEDConfig(**SHAPE, **IDS, vocab_size=V, max_encoder_position_embeddings=40)
+    assert (_reach(led, "encoder"), _reach(led, "decoder")) == (40, led.max_decoder_position_embeddings)
+
+
+def test_ids_of_another_vocabulary():
+    """A mask token behind the model's last id, as BARTs for summaries have one, and an end that is not there."""
+    causal = CausalSeq2SeqLM(plain("bart"), END, [PAD, BOS, V, V + 3])
+    causal.check()
+    assert causal.silent.tolist() == [PAD, BOS]
+    with pytest.raises(BadCheckpoint, match="end token has id 30, and the model writes 30 ids"):
+        CausalSeq2SeqLM(plain("bart"), V)
+
+
+def test_a_language_has_to_be_told():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        other, _ = like_bart("MBart")
+    other.generation_config.decoder_start_token_id = END
+    with pytest.raises(BadCheckpoint, match="'mbart' model writes many languages and is told none"):
+        CausalSeq2SeqLM(other, END)
+    other.generation_config.decoder_start_token_id = LANGUAGE  # fine-tuned to one
+    assert CausalSeq2SeqLM(other, END).begun == [LANGUAGE]
 
 
 def test_a_cache_that_counts_places_otherwise_is_noticed():

@@ -1,6 +1,7 @@
 """Frozen left-to-right models: what opens, what stands before a prompt, and a sentence for what cannot be opened."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -84,6 +85,14 @@ def test_a_foreign_model_scores_texts_as_transformers_does(tmp_path, make_model)
 def test_a_model_without_a_beginning_begins_with_an_end(tmp_path):
     opened = load_causal(save(tmp_path, gpt2(eos_token_id=END, bos_token_id=None), without("bos_token")))
     assert opened.model.start == opened.model.end == END
+
+
+def test_ids_that_are_text_end_nothing(tmp_path):
+    """A chat model's ends are special tokens of its tokenizer; an id of an older tokenizer may be a letter by now."""
+    model = gpt2(eos_token_id=[END, 101, MASK], bos_token_id=END)
+    opened = load_causal(save(tmp_path, model, without("mask_token", additional_special_tokens=["[MASK]"])))
+    assert opened.model.ends.tolist() == [END, MASK]
+    assert float(opened.model.begin([7]).log_prob[0, 101]) > -math.inf
 
 
 def test_ids_of_another_tokenizer_are_not_believed(tmp_path):
