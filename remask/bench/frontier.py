@@ -21,7 +21,7 @@ from remask.bench import frontier_plot
 from remask.bench.frontier_field import Field, open_field, text_tokens
 from remask.bench.frontier_quality import LAWS, ByLaw, ByScorer, Judge
 from remask.bench.frontier_survey import Settings, Survey
-from remask.bench.frontier_systems import BUDGETS, CACHES, INNERS, Plan
+from remask.bench.frontier_systems import BLOCK_CACHES, BUDGETS, CACHES, INNERS, Plan
 from remask.bench.infilling import held_out_rows, infilling
 from remask.bench.lists import positive, shares, split, whole
 from remask.core.errors import BadInput, UnknownName
@@ -57,6 +57,8 @@ class Frontier:
     """Steps for a block in nets of blocks."""
     caches: tuple[str, ...] = ("none", "dual")
     """Caches for blocks of plain masked nets: none, prefix, dual (approximate)."""
+    block_caches: tuple[str, ...] = ("exact", "none")
+    """Whether nets of blocks keep states: exact, none (slow, and the same texts)."""
     inners: tuple[str, ...] = ("ancestral", "confidence")
     """What fills the blocks of nets of blocks."""
     temperatures: tuple[str, ...] = ("1.1", "1", "0.9", "0.8", "0.7")
@@ -101,6 +103,7 @@ class Frontier:
             ("samplers", "sampler", BUDGETS),
             ("inners", "sampler", INNERS),
             ("caches", "cache", dict.fromkeys(CACHES)),
+            ("block_caches", "cache", dict.fromkeys(BLOCK_CACHES)),
         ):
             for one in split(getattr(self, name)):
                 if one not in table:
@@ -122,6 +125,7 @@ class Frontier:
             positive("exact_temperatures", self.exact_temperatures),
             positive("parallel_temperatures", self.parallel_temperatures),
             split(self.caches),
+            split(self.block_caches),
         )
         warm, batches = positive("temperatures", self.temperatures), whole("batches", self.batches)
         return Settings(plan, warm, batches, self.texts, self.rounds, self.patience, self.seed)

@@ -59,7 +59,7 @@ class Survey:
             yield from self._rows(one, raced, length, Curves(curve, [], None))
         for name, model in self.field.models.items():
             every = systems(name, model, self.asked.plan, length)
-            exact = [one for one in every if one.exact and one.cache != "none"]
+            exact = list({one.quality_key: one for one in every if one.exact}.values())  # a cache changes no text
             calls = self._quality(exact[0], length).calls.value if exact else None
             curves = Curves(curve, [self._point(one, length) for one in exact], calls)
             for one in every:

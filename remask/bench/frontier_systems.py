@@ -44,6 +44,7 @@ INNERS: dict[str, Any] = {"ancestral": FirstHitting(), "confidence": Confidence(
 """What fills the blocks of a net of blocks; given a number of steps, first-hitting becomes ancestral."""
 LEFT_TO_RIGHT = "left_to_right"
 EXACT_CACHE, NO_CACHE = "exact", "none"
+BLOCK_CACHES = (EXACT_CACHE, NO_CACHE)
 CACHES = (NO_CACHE, *KINDS)
 """In blocks of plain nets, whose caches are approximate."""
 
@@ -55,7 +56,7 @@ class Plan(NamedTuple):
     """What is tried.
 
     budgets: shares of a length; gammas: nats; exact, parallel: temperatures of such samplers; caches: of plain nets in
-    blocks.
+    blocks; block_caches: of nets of blocks.
     """
 
     samplers: Sequence[str]
@@ -66,6 +67,7 @@ class Plan(NamedTuple):
     exact: Sequence[float]
     parallel: Sequence[float]
     caches: Sequence[str] = (NO_CACHE,)
+    block_caches: Sequence[str] = (EXACT_CACHE, NO_CACHE)
 
 
 class Budget(NamedTuple):
@@ -229,7 +231,7 @@ def systems(name: str, model: Checkpoint, plan: Plan, length: int) -> list[Syste
         found = [
             one
             for budget in budgets_in_blocks(plan, model.net.block)
-            for cache in (EXACT_CACHE, NO_CACHE)
+            for cache in plan.block_caches
             for one in _at_temperatures(
                 name, "blocks", budget, plan, partial(in_blocks, model, cache == EXACT_CACHE), cache
             )

@@ -213,6 +213,10 @@ def test_a_cache_changes_no_text(home):
     for cached, plain in groups.values():
         assert torch.equal(cached.tokens, plain.tokens)
         assert torch.equal(cached.calls, plain.calls)
+    for kept in ("exact", "none"):
+        alone = systems("blocks", place.models["blocks"], plan._replace(block_caches=(kept,)), LENGTH)
+        assert {one.cache for one in alone} == {kept}
+        assert len(alone) == len(groups)
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("masked", 3), ("deep", 1), ("deep", 3)])
