@@ -15,16 +15,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from remask.nets.directional import default_slopes
-from remask.nets.relative import bucket, directed
+from remask.nets.relative import bucket, directed, halved
 
 BUCKETS, FAR = 32, 128
 
 
 def start(heads: int) -> Tensor:
     """A table [N, H] that begins with slopes 1, 1/2, 1/4 nats a token away from the diagonal, in turn."""
-    slopes = default_slopes(heads)["head_slopes"]
-    return directed(BUCKETS, FAR, ["free"] * heads, slopes, two_ways=True, wrong=0.0)
+    return directed(BUCKETS, FAR, ["free"] * heads, halved(heads), two_ways=True, wrong=0.0)
 
 
 def diagonal(table: Tensor, source: Tensor, length: int, attend: Tensor | None) -> Tensor:

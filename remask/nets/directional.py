@@ -92,8 +92,12 @@ def no_directions(heads: int) -> dict[str, Any]:
 
 
 def default_slopes(heads: int) -> dict[str, Any]:
-    """The causal twin's locality: slopes 1, 1/2, 1/4 in turn."""
-    return {"head_slopes": [0.5 ** (h % 3) for h in range(heads)]}
+    """The causal twin's locality: slopes 1, 1/4, 0 in turn.
+
+    With 1, 1/2, 1/4 nothing thirty tokens back could be seen, which costs from some 2M tokens of training on.
+    """
+    slopes = (1.0, 0.25, 0.0)
+    return {"head_slopes": [slopes[h % 3] for h in range(heads)]}
 
 
 def _combine(bias: Tensor, allowed: Tensor | None) -> Tensor:

@@ -15,8 +15,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadInput, UnknownName
 from remask.nets import diagonal
-from remask.nets.directional import default_directions, default_slopes
-from remask.nets.relative import directed
+from remask.nets.directional import default_directions
+from remask.nets.relative import directed, halved
 from remask.nets.t5 import ParallelT5, ParallelT5Config, T5Net
 
 PLACES = 0.5  # standard deviation of fresh position embeddings, beside 1 of T5's token embeddings
@@ -94,6 +94,6 @@ def _direct(model: Any, heads: int, causal: bool) -> None:
     number, far = model.config.relative_attention_num_buckets, model.config.relative_attention_max_distance
     both = default_directions(heads)
     two = directed(number, far, both["head_directions"], both["head_slopes"], True, WRONG)
-    one = directed(number, far, ["free"] * heads, default_slopes(heads)["head_slopes"], False, WRONG)
+    one = directed(number, far, ["free"] * heads, halved(heads), False, WRONG)
     for stack, table in ((model.encoder, two), (model.decoder, one if causal else two)):
         stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.copy_(table)

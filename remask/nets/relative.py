@@ -67,6 +67,11 @@ def two_sided(table: Tensor, far: int) -> Tensor:
     return table[bucket(-distance, number, far, two_ways=False)]
 
 
+def halved(heads: int) -> list[float]:
+    """Slopes 1, 1/2, 1/4 nats a token in turn: where tables begin that go on to learn."""
+    return [0.5 ** (h % 3) for h in range(heads)]
+
+
 def directed(number: int, far: int, directions: list[str], slopes: list[float], two_ways: bool, wrong: float) -> Tensor:
     """A table [N, H] that begins as directional heads do: -slope * distance, and `wrong` less on the other side.
 
