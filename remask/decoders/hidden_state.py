@@ -203,6 +203,11 @@ class Taught:
 
 def checked(model: CausalModel) -> CausalNet:
     """The model, if its states can be learned; BadInput or BadCheckpoint otherwise."""
+    if hasattr(model, "net") or hasattr(model, "begun"):
+        raise BadInput(
+            "hidden states were to learn in a model with an encoder, whose prompts are sources: type a left-to-right "
+            "model without one."
+        )
     if not isinstance(model, CausalNet):
         raise BadInput(
             "hidden states are learned by gradients, and this model is a function without any: wrap a transformers "
