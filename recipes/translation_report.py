@@ -42,7 +42,7 @@ from recipes.finished import finished
 from recipes.translation import ARMS, corpus, place, prepare
 from recipes.translation_faults import Several, spread
 from recipes.translation_plots import figure
-from recipes.translation_tables import BASE, BATCHES, Found, tables, usual
+from recipes.translation_tables import BASE, BATCHES, TWIN, Found, tables, usual
 from remask.bench.decoding import race
 from remask.bench.engine import Runner, System, runner, runners
 from remask.bench.translation import joined, quality, speed
@@ -95,6 +95,7 @@ RACERS: dict[str, Sequence[str]] = {
     "padir": ("1", "4, linear, no stutters", "8, linear, no stutters"),
     "cmlm": ("1", "4", "8", "4, 3 lengths"),
     "axe": ("1",),
+    TWIN: ("greedy",),
     "masked LM's shape": tuple(PARALLEL),
     "masked LM's both": ("4, 3 lengths",),
 }
@@ -102,7 +103,8 @@ RACERS: dict[str, Sequence[str]] = {
 BY_LENGTH = {
     BASE: ("greedy", "CTranslate2 float32"),
     "padir": ("1", "4, linear, no stutters"),
-    "masked LM's shape": ("4", "4, 3 lengths"),
+    TWIN: ("greedy",),
+    "masked LM's shape": ("2", "4", "4, 3 lengths"),
 }
 
 
@@ -222,10 +224,14 @@ def bleu_drawn(found: Sequence[str], references: Sequence[str]) -> list[float]:
 
 
 def time_all(out: Path, some: Sequence[Run]) -> None:
-    """Every racer against greedy, and greedy against transformers' generate(); of seed 0, or nothing without BASE."""
+    """Every racer against greedy, and greedy against transformers' generate(); of seed 0.
+
+    What others are faster than is BASE, or else its twin on the other trunk; nothing without either.
+    """
     del some  # ratios are of one race: all or nothing
     nets = {run.arm: run.path for run in runs(out) if run.seed == 0 and run.arm in RACERS}
-    if BASE not in nets:
+    base = next((arm for arm in (BASE, TWIN) if arm in nets), None)
+    if base is None:
         print(f"there is no finished run of {BASE}, seed 0, to be faster than.", file=sys.stderr)
         return
     kept, translated = Kept.of(out, "speed", *nets.values()), texts(out)
@@ -234,10 +240,11 @@ def time_all(out: Path, some: Sequence[Run]) -> None:
     kept.make("machine", lambda: load)
     racers, few = (_racers(nets, wanted) for wanted in (RACERS, BY_LENGTH))
     for name, sources in lots.items():
-        kept.make(name, partial(_timed, racers, sources, batches=BATCHES))
-        kept.make(f"{name} generate", partial(_against_generate, nets[BASE], sources))
+        kept.make(name, partial(_timed, base, racers, sources, batches=BATCHES))
+        if base == BASE:  # generate() runs T5s
+            kept.make(f"{name} generate", partial(_against_generate, nets[base], sources))
     every = [source for sources in lots.values() for source in sources]
-    kept.make("by length", partial(_timed, few, every, batches=(1,), edges=EDGES))
+    kept.make("by length", partial(_timed, base, few, every, batches=(1,), edges=EDGES))
 
 
 def _racers(nets: Mapping[str, Path], wanted: Mapping[str, Sequence[str]]) -> list[System]:
@@ -245,8 +252,8 @@ def _racers(nets: Mapping[str, Path], wanted: Mapping[str, Sequence[str]]) -> li
     return [System(f"{arm}; {how}", nets[arm], **decodings(arm)[how]) for arm, how in ways]
 
 
-def _timed(systems: Sequence[System], sources: Sequence[str], **settings: Any) -> list[dict[str, Any]]:
-    timed = speed(runners(systems), sources, baseline=f"{BASE}; greedy", rounds=ROUNDS, **settings)
+def _timed(base: str, systems: Sequence[System], sources: Sequence[str], **settings: Any) -> list[dict[str, Any]]:
+    timed = speed(runners(systems), sources, baseline=f"{base}; greedy", rounds=ROUNDS, **settings)
     return [one.json() for one in timed]
 
 

@@ -20,7 +20,7 @@ from recipes.paired_curves import interval, table
 from recipes.translation import ARMS
 from recipes.translation_faults import dependence_table, mixtures_table, percent
 
-BASE = "left to right"
+BASE, TWIN = "left to right", "left to right on our trunk"
 BATCHES = (1, 32)
 FAST, BEHIND, HONEST = 2.5, -2.0, 0.8
 SETS = {"test": "all test pairs", "joined": "joined inputs"}

@@ -167,10 +167,11 @@ def fill(sampler: Sampler, conditional: Conditional, canvas: Canvas, stream: Str
     """Canvases filled: their tokens, the calls spent on each, and log p of each as it was written, nats."""
     tokens, log_prob = canvas.tokens, torch.zeros_like(canvas.tokens, dtype=torch.float64)
     calls = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-    for state, info in run(sampler, conditional, canvas, stream):
-        tokens, calls = state.tokens, calls + info.calls
-        log_prob = torch.where(info.changed, info.log_prob, log_prob)
-    return Written(tokens, calls, log_prob.sum(1))
+    with torch.inference_mode():  # as left to right
+        for state, info in run(sampler, conditional, canvas, stream):
+            tokens, calls = state.tokens, calls + info.calls
+            log_prob = torch.where(info.changed, info.log_prob, log_prob)
+    return Written(tokens.clone(), calls.clone(), log_prob.sum(1))
 
 
 def fresh(sampler: Sampler, ask: Callable[[], Conditional], temperature: float = 1.0) -> Writer:

@@ -341,15 +341,16 @@ def write(
         tokens, calls, seconds = part.tokens, torch.zeros_like(numbers), [0.0] * len(numbers)
         log_prob = torch.zeros_like(tokens, dtype=torch.float64)
         waiting = set(range(len(numbers))) if part.unknown.any() else set()
-        for state, info in run(sampler, conditional, part, Stream.of(values.seed, numbers)):
-            tokens, calls = state.tokens, calls + info.calls
-            log_prob = torch.where(info.changed, info.log_prob, log_prob)
-            finished = {row for row in waiting if state.done[row]}
-            for row in finished:
-                seconds[row] = time.monotonic() - began
-            waiting -= finished
-            left = ((tokens == conditional.alphabet.mask) & part.unknown).double().sum(1) / part.unknown.sum(1)
-            tell(first + float(torch.where(state.done, 1.0, (1 - left).clamp(max=ALMOST)).sum()))
+        with torch.inference_mode():  # or every small operation would be written down for a gradient
+            for state, info in run(sampler, conditional, part, Stream.of(values.seed, numbers)):
+                tokens, calls = state.tokens, calls + info.calls
+                log_prob = torch.where(info.changed, info.log_prob, log_prob)
+                finished = {row for row in waiting if state.done[row]}
+                for row in finished:
+                    seconds[row] = time.monotonic() - began
+                waiting -= finished
+                left = ((tokens == conditional.alphabet.mask) & part.unknown).double().sum(1) / part.unknown.sum(1)
+                tell(first + float(torch.where(state.done, 1.0, (1 - left).clamp(max=ALMOST)).sum()))
         for row in range(len(numbers)):
             total = float(log_prob[row].sum())
             yield Row(tokens[row].tolist(), int(calls[row]), round(seconds[row], 4), total)

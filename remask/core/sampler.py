@@ -105,19 +105,23 @@ def run(
     cells that are given are handed to `conditional.given` anew.
     """
     state = sampler.init(stream, canvas, conditional) if state is None else state
-    alive = torch.nonzero(~state.done)[:, 0]
-    rows = conditional.rows(alive)
     known = getattr(sampler, "settled", settled)
+    alive = torch.nonzero(~state.done)[:, 0]
     while len(alive):
-        part = select(state, alive)
-        upto = known(part, conditional.alphabet)
-        cached = rows.given(part.tokens, upto) if upto.any() else rows
-        part, info = sampler.step(stream.rows(alive), part, cached)
-        state = put(state, alive, part)
-        yield state, put(nothing(canvas.tokens), alive, info)
-        if part.done.any():
-            alive = alive[~part.done]
-            rows = conditional.rows(alive)
+        every, rows, streams = len(alive) == len(state.done), conditional.rows(alive), stream.rows(alive)
+        over = False
+        while not over:
+            part = state if every else select(state, alive)
+            upto = known(part, conditional.alphabet)
+            cached = rows.given(part.tokens, upto) if upto.any() else rows
+            part, info = sampler.step(streams, part, cached)
+            over = bool(part.done.any())
+            if every:
+                state = part
+            else:
+                state, info = put(state, alive, part), put(nothing(canvas.tokens), alive, info)
+            yield state, info
+        alive = alive[~part.done]
 
 
 def settled(state: Any, alphabet: Alphabet) -> Tensor:

@@ -1,8 +1,8 @@
 """Stream: uniforms as a pure function of (row seed, step, purpose, position).
 
 A chain of splitmix64 finalisers (Steele, Lea & Flood 2014) in integer arithmetic, 53 bits, the same numbers on every
-device. A draw therefore does not depend on the batch size, on which other rows are in the batch, on a cache, or on the
-order in which rows finish.
+device; on the CPU numpy makes them, which has unsigned integers and costs a quarter of torch a call. A draw does not
+depend on the batch size, on which other rows are in the batch, on a cache, or on the order in which rows finish.
 
 Shapes: B batch, L length.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ def _signed(constant: int) -> int:
 GAMMA = _signed(0x9E3779B97F4A7C15)
 MIX_1 = _signed(0xBF58476D1CE4E5B9)
 MIX_2 = _signed(0x94D049BB133111EB)
+BITS = {bits: torch.tensor(bits, dtype=torch.uint64).numpy() for bits in (11, 27, 30, 31)}
+MIX_1_UNSIGNED, MIX_2_UNSIGNED = torch.tensor([MIX_1, MIX_2]).numpy().view("uint64").reshape(2, 1)
 CHILD = _signed(0xD1B54A32D192ED03)  # sets the seeds of children apart from the chain of steps
 
 
@@ -52,9 +55,28 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def mix(x: Tensor) -> Tensor:
     """The splitmix64 finaliser, a bijection of 64-bit integers (int64 in, int64 out, products wrap)."""
-    x = (x ^ _shift_right(x, 30)) * MIX_1
-    x = (x ^ _shift_right(x, 27)) * MIX_2
-    return x ^ _shift_right(x, 31)
+    if x.device.type == "cpu":
+        return torch.from_numpy(_mixed(x.numpy().reshape(-1))).view(x.shape)
+    return _mixed(x)
+
+
+def _mixed(x: Any) -> Any:
+    """The same of a tensor, or of numpy's int64 array."""
+    if isinstance(x, Tensor):
+        x = (x ^ _shift_right(x, 30)) * MIX_1
+        x = (x ^ _shift_right(x, 27)) * MIX_2
+        return x ^ _shift_right(x, 31)
+    y = x.view("uint64")  # whose shifts are logical
+    y = (y ^ (y >> BITS[30])) * MIX_1_UNSIGNED
+    y = (y ^ (y >> BITS[27])) * MIX_2_UNSIGNED
+    return (y ^ (y >> BITS[31])).view("int64")
+
+
+def _words(seeds: Tensor, key: int | Tensor = 0) -> tuple[Any, Any]:
+    """Both as numpy's arrays where the seeds are on the CPU; an int as it is."""
+    if seeds.device.type != "cpu":
+        return seeds, key
+    return seeds.numpy(), key.numpy() if isinstance(key, Tensor) else key
 
 
 @dataclass(frozen=True)
@@ -79,13 +101,18 @@ class Stream:
 
     def child(self, key: int | Tensor) -> Stream:
         """A stream that shares no number with this one; `key` is an int or one int64 a row [B]."""
-        return Stream(mix((mix(self.seeds + CHILD) ^ key) + GAMMA))
+        seeds, word = _words(self.seeds, key)
+        found = _mixed((_mixed(seeds + CHILD) ^ word) + GAMMA)
+        return Stream(found if isinstance(found, Tensor) else torch.from_numpy(found))
 
     def uniform(self, step: int | Tensor, purpose: Purpose, length: int) -> Tensor:
         """Uniforms [B, L] in [0, 1), float64; `step` is an int or one int64 a row [B]."""
-        h = mix(self.seeds + GAMMA)
-        h = mix((h ^ step) + GAMMA)
-        h = mix((h ^ int(purpose)) + GAMMA)
-        positions = torch.arange(length, device=self.seeds.device)
-        x = mix((h[:, None] ^ positions) + GAMMA)
-        return _shift_right(x, 11).double() * 2.0**-53
+        seeds, word = _words(self.seeds, step)
+        h = _mixed(seeds + GAMMA)
+        h = _mixed((h ^ word) + GAMMA)
+        h = _mixed((h ^ int(purpose)) + GAMMA)
+        if isinstance(h, Tensor):
+            positions = torch.arange(length, device=h.device)
+            return _shift_right(_mixed((h[:, None] ^ positions) + GAMMA), 11).double() * 2.0**-53
+        x = _mixed((h[:, None] ^ torch.arange(length).numpy()) + GAMMA)
+        return torch.from_numpy((x.view("uint64") >> BITS[11]) * 2.0**-53)

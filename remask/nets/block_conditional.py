@@ -39,13 +39,18 @@ class Held:
 
 @dataclass(frozen=True)
 class BlockConditional:
-    """The law of a net of blocks. cache: whether to keep states; index: [B] int64, rows of the first conditional."""
+    """The law of a net of blocks.
+
+    cache: whether to keep states; index: [B] int64, rows of the first conditional; leading: those are its first ones,
+    in order.
+    """
 
     net: BlockNet
     alphabet: Alphabet
     cache: bool = True
     held: Held = field(default_factory=Held)
     index: Tensor | None = None
+    leading: bool = True
     upto: Tensor | None = None
     visible: Visible = Visible.DENOISE
 
@@ -73,33 +78,39 @@ class BlockConditional:
 
     def _extended(self, tokens: Tensor, at: Tensor, last: Tensor, width: int) -> Tensor:
         """Hidden states of the cells asked for, [N, D]: what is not kept of each row is read, up to its last block."""
-        held, block, device = self.held, self.block, tokens.device
+        held, block, device, length = self.held, self.block, tokens.device, tokens.shape[1]
         rows = torch.arange(len(tokens), device=device) if self.index is None else self.index
-        place = torch.arange(tokens.shape[1], device=device)
-        held.fit(int(rows.max()) + 1, 2 * tokens.shape[1] + block, device)
+        held.fit(int(rows.max()) + 1, 2 * length + block, device)
         assert held.states is not None and held.tokens is not None and held.sizes is not None and self.upto is not None
-        same = held.tokens[rows, : tokens.shape[1]].eq(tokens) & (place < held.sizes[rows][:, None])
-        asked = torch.where(at, place, width).amin(1)
-        first = torch.minimum(same.long().cumprod(1).sum(1), asked) // block * block
-        end = (last // block * block + block).clamp(max=tokens.shape[1])
-        count = int((end - first).max())
-        cells = first[:, None] + torch.arange(count, device=device)
-        inside = cells < tokens.shape[1]
-        fed = tokens.gather(1, cells.clamp(max=tokens.shape[1] - 1)).masked_fill(~inside, self.alphabet.mask)
-        every = len(rows) == held.states.rows and bool((rows == torch.arange(len(rows), device=device)).all())
-        hidden = self.net.extend(fed, first, held.states, None if every else rows)
-        settled = torch.minimum(self.upto // block * block, end)
-        settled = torch.where(self.upto >= tokens.shape[1], end, settled)  # a last block may be shorter
+        every = self.leading and len(rows) == held.states.rows
+        place = torch.arange(length, device=device)
+        seen, sizes = (held.tokens, held.sizes) if every else (held.tokens[rows], held.sizes[rows])
+        use = seen[:, :length].eq(tokens) & (place < sizes[:, None]) & ~at
+        first = torch.where(use, width, place).amin(1) // block * block  # from the first cell that is of no use
+        end = (last // block * block + block).clamp(max=length)
+        whole = None if every else rows
+        begin, count = int(first.min()), int((end - first).max())
+        if begin == int(first.max()):  # as rows that are filled side by side are
+            part = slice(begin, begin + count)
+            hidden = self.net.extend(tokens[:, part], begin, held.states, whole, at[:, part])
+        else:
+            cells = first[:, None] + torch.arange(count, device=device)
+            inside, cells = cells < length, cells.clamp(max=length - 1)
+            fed = tokens.gather(1, cells).masked_fill(~inside, self.alphabet.mask)
+            hidden = self.net.extend(fed, first, held.states, whole, at.gather(1, cells) & inside)
+        settled = torch.where(self.upto >= length, end, torch.minimum(self.upto // block * block, end))
         held.sizes[rows] = torch.maximum(settled, first)
-        held.tokens[rows, : tokens.shape[1]] = tokens
-        return hidden[(at.gather(1, cells.clamp(max=tokens.shape[1] - 1)) & inside)]
+        held.tokens[rows, :length] = tokens
+        return hidden
 
     def rows(self, index: Tensor) -> BlockConditional:
         """Some of the rows; rows that repeat are kept apart."""
+        upto = None if self.upto is None else self.upto[index]
         if len(index) != len(index.unique()):
-            return replace(self, held=Held(), index=None, upto=None if self.upto is None else self.upto[index])
+            return replace(self, held=Held(), index=None, leading=True, upto=upto)
         whole = index if self.index is None else self.index[index]
-        return replace(self, index=whole, upto=None if self.upto is None else self.upto[index])
+        leading = bool((whole == torch.arange(len(whole), device=whole.device)).all())
+        return replace(self, index=whole, leading=leading, upto=upto)
 
     def given(self, tokens: Tensor, upto: Tensor) -> BlockConditional:
         """The same law with the cells before `upto` [B] settled: the states of their whole blocks are kept."""

@@ -26,6 +26,8 @@ from remask.nets.hf import HuggingFaceNet
 from remask.nets.masks import ajar, directional_bias
 
 FAMILY = "remask-modernbert-blocks"
+MOST = 256  # cells whose sights are tabled: more are a long prompt, read once
+LEAST = 256  # keys before a block in a table of what its cells see
 
 
 class BlockConfig(DirectionalConfig):
@@ -40,6 +42,8 @@ class BlockModel(DirectionalModel):
 
     config: BlockConfig
     config_class = BlockConfig
+    _tabled_for: tuple[Any, int, int] | None = None
+    _table: tuple[Tensor, Tensor]
 
     def __init__(self, config: BlockConfig):
         if config.block < 1 or config.time_conditioning:
@@ -92,15 +96,44 @@ class BlockModel(DirectionalModel):
         masked: [B, K] bool, keys that nobody but themselves sees in layer 0, or None; of the keys that a cell sees, the
         one at its own place is itself.
         """
+        offset = place[:, :, None] - key_place[:, None, :]
+        return self.read_seen(self._bias_of(offset, sees), offset != 0, place, masked, **rest)
+
+    def read_seen(self, every: Tensor, others: Tensor, place: Tensor, masked: Tensor | None, **rest: Any) -> Any:
+        """The same, of what cells see as a bias `every` [1 or B, H, C, K]; others: [1 or B, C, K] bool, not itself."""
+        first, opened = every, self.config.opened
+        if masked is not None and opened < 1:
+            first = torch.where((masked[:, None, :] & others)[:, None], every + ajar(opened), every)
+        return self.layered(every, rest.pop("input_ids", None), place, first_layer_mask=first, **rest)
+
+    def _bias_of(self, offset: Tensor, sees: Tensor) -> Tensor:
         config = self.config
         assert config.head_directions is not None and config.head_slopes is not None
-        offset = place[:, :, None] - key_place[:, None, :]
         bias = directional_bias(config.head_directions, config.head_slopes, offset, config.opened).transpose(0, 1)
-        every = bias.masked_fill(~sees[:, None], -torch.inf)
-        first = every
-        if masked is not None and config.opened < 1:
-            first = torch.where((masked[:, None, :] & (offset != 0))[:, None], every + ajar(config.opened), every)
-        return self.layered(every, rest.pop("input_ids", None), place, first_layer_mask=first, **rest)
+        return bias.masked_fill(~sees[:, None], -torch.inf)
+
+    def seen(self, first: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`every` and `others` of `count` cells from `first` on, where a block begins, and of all keys up to the last.
+
+        They depend on distances alone, so they are parts of a table, which is made again when it is too small.
+        """
+        config = self.config
+        key = (device, config.opened, config.block, *(config.head_directions or ()), *(config.head_slopes or ()))
+        if self._tabled_for is None or self._tabled_for[0] != key:
+            self._tabled_for = key, 0, 0
+        _, reach, cells = self._tabled_for
+        if reach < first or cells < count:
+            blocks = -(-max(2 * first, reach, LEAST) // config.block)
+            reach, cells = blocks * config.block, max(cells, count, 2 * config.block)
+            with torch.inference_mode(False):  # or training could not use what inference kept
+                place, key_place = torch.arange(reach, reach + cells), torch.arange(reach + cells)
+                offset = (place[:, None] - key_place)[None].to(device)
+                sees = (place // config.block)[:, None] >= key_place // config.block
+                self._table = self._bias_of(offset, sees[None].to(device)), offset != 0
+            self._tabled_for = key, reach, cells
+        every, others = self._table
+        part = slice(reach - first, reach + count)
+        return every[:, :, :count, part], others[:, :count, part]
 
     def masked(self, tokens: Tensor | None) -> Tensor | None:
         """Which cells hold the mask, where that makes a difference."""
@@ -130,21 +163,38 @@ class BlockNet(HuggingFaceNet):
         """
         return self.model.base_model.streams(noisy, clean, attend)
 
-    def extend(self, tokens: Tensor, first: Tensor, states: States, rows: Tensor | None = None) -> Tensor:
+    def extend(
+        self,
+        tokens: Tensor,
+        first: Tensor | int,
+        states: States,
+        rows: Tensor | None = None,
+        only: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states [B, C, D] of the cells from `first` [B] on, given what is kept of those before them.
 
+        first: where a block begins; an int for all rows, which costs least, or [B] int64; only: [B, C] bool, for the
+        states [N, D] of its N cells alone.
         The keys and values of these cells go into `states`, whose `rows` [B] they are (None: all of them, in order);
         what lay there is overwritten. What lies behind a cell's block is not seen.
         """
-        model = self.model.base_model
-        place = first[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        model, count = self.model.base_model, tokens.shape[1]
+        masked = model.masked(tokens)
+        if isinstance(first, int) and count <= MOST:
+            every, others = model.seen(first, count, tokens.device)
+            place = torch.arange(first, first + count, device=tokens.device)[None]
+            if masked is not None:  # what is kept of a cell was made of its token, not of a mask
+                masked = torch.nn.functional.pad(masked, (first, 0))
+            kept = states.between(first, first + count, rows)
+            return model.read_seen(every, others, place, masked, input_ids=tokens, kept=kept, only=only)[0]
+        begin = torch.full((len(tokens),), first, device=tokens.device) if isinstance(first, int) else first
+        place = begin[:, None] + torch.arange(count, device=tokens.device)
         kept = states.at(place, rows)
         key_place = torch.arange(kept.keys, device=tokens.device)[None]
-        sees = (place // self.block)[:, :, None] >= (key_place // self.block)[:, None, :]
-        masked = model.masked(tokens)
+        may = (place // self.block)[:, :, None] >= (key_place // self.block)[:, None, :]
         if masked is not None:
-            masked = sees.new_zeros(len(tokens), kept.keys).scatter(1, place, masked)
-        return model.read(place, key_place, sees, masked, input_ids=tokens, kept=kept)[0]
+            masked = may.new_zeros(len(tokens), kept.keys).scatter(1, place, masked)
+        return model.read(place, key_place, may, masked, input_ids=tokens, kept=kept, only=only)[0]
 
 
 class States:
@@ -153,18 +203,28 @@ class States:
     def __init__(self, rows: int, keys: int):
         self.rows, self.keys = rows, keys
         self.layers: list[tuple[Tensor, Tensor]] = []
+        self._again: tuple[tuple[int, int], _Writing] | None = None
 
     def at(self, place: Tensor, rows: Tensor | None = None) -> _Writing:
         """A cache that writes at `place` [B', C] of `rows` [B'] (None: all of them) and returns whole rows."""
-        return _Writing(self, place, rows)
+        index = torch.arange(len(place), device=place.device) if rows is None else rows
+        return _Writing(self, (index[:, None], place), rows, int(place.max()) + 1)
+
+    def between(self, start: int, stop: int, rows: Tensor | None = None) -> _Writing:
+        """The same for the cells from `start` to `stop` of every row; a block is written so several times in turn."""
+        if rows is not None:
+            return _Writing(self, (rows, slice(start, stop)), rows, stop)
+        if self._again is None or self._again[0] != (start, stop):
+            self._again = (start, stop), _Writing(self, (slice(None), slice(start, stop)), None, stop)
+        return self._again[1]
 
 
 class _Writing:
-    """See attention.Kept. keys: how many a query is shown."""
+    """See attention.Kept. where: an index of rows and cells; keys: how many a query is shown."""
 
-    def __init__(self, states: States, place: Tensor, rows: Tensor | None):
-        self.states, self.place, self.rows = states, place, rows
-        self.keys = int(place.max()) + 1
+    def __init__(self, states: States, where: tuple[Any, Any], rows: Tensor | None, keys: int):
+        self.states, self.where, self.rows, self.keys = states, where, rows, keys
+        self.views: list[tuple[Tensor, ...]] = []  # of whole rows: where to write, and what is shown
 
     def __call__(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write these cells' states; all that lie up to the last of them."""
@@ -172,13 +232,20 @@ class _Writing:
         if layer == len(states.layers):
             shape = (states.rows, states.keys, key.shape[1], key.shape[3])
             states.layers.append((key.new_zeros(shape), key.new_zeros(shape)))
-        rows = torch.arange(len(key), device=key.device) if self.rows is None else self.rows
-        found = []
-        for store, new in zip(states.layers[layer], (key, value)):
-            store[rows[:, None], self.place] = new.transpose(1, 2)
-            shown = store[:, : self.keys] if self.rows is None else store[rows, : self.keys]
-            found.append(shown.transpose(1, 2))
-        return found[0], found[1]
+        stores = states.layers[layer]
+        if self.rows is not None or isinstance(self.where[0], Tensor):
+            rows = slice(None) if self.rows is None else self.rows
+            for store, new in zip(stores, (key, value)):
+                store[self.where] = new.transpose(1, 2)
+            keys, values = (store[rows, : self.keys].transpose(1, 2) for store in stores)
+            return keys, values
+        if layer == len(self.views):
+            parts = (slice(None), self.where[1]), (slice(None), slice(self.keys))
+            self.views.append(tuple(store[part].transpose(1, 2) for part in parts for store in stores))
+        into_keys, into_values, keys, values = self.views[layer]
+        into_keys.copy_(key)
+        into_values.copy_(value)
+        return keys, values
 
 
 def in_blocks(net: HuggingFaceNet, block: int, seed: int = 0) -> BlockNet:

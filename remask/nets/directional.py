@@ -172,14 +172,18 @@ class DirectionalModel(_Fresh, LeanModel, ModernBertModel):
         return self.layered(every, input_ids, first_layer_mask=first, **rest)
 
     def layered(self, every: Tensor, input_ids: Tensor | None, position_ids: Tensor | None = None, **rest: Any) -> Any:
-        """ModernBertModel's own forward, with a mask for all layers, [1 or B, H, C, K] bool or additive."""
+        """ModernBertModel's own forward, with a mask for all layers, [1 or B, H, C, K] bool or additive.
+
+        With `only` [B, C] bool, last hidden states are [N, D], of its N cells.
+        """
         found = self.passed(every, input_ids, position_ids, 0, **rest)
         if found is not None:
             return BaseModelOutput(last_hidden_state=found)
-        masks = {"full_attention": every, "sliding_attention": every}
-        return ModernBertModel.forward(
+        masks, only = {"full_attention": every, "sliding_attention": every}, rest.pop("only", None)
+        whole = ModernBertModel.forward(
             self, input_ids=input_ids, attention_mask=masks, position_ids=position_ids, **rest
         )
+        return whole if only is None else BaseModelOutput(last_hidden_state=whole.last_hidden_state[only])
 
 
 class OnDirectionalTrunk(_Fresh):

@@ -34,11 +34,13 @@ class LeanEncoderLayer(ModernBertEncoderLayer):
         position_embeddings: Turns | None = None,
         **rest: Any,
     ) -> Tensor:
-        """Hidden states [B, C, D]; rest: see attention.attention."""
+        """Hidden states [B, C, D], or [N, D] of the N cells of `only` [B, C]; rest: see attention.attention."""
         if attention_mask is None or position_embeddings is None or not _lean(self, hidden_states, rest):
-            return super().forward(
+            only = rest.pop("only", None)
+            found = super().forward(
                 hidden_states, attention_mask=attention_mask, position_embeddings=position_embeddings, **rest
             )
+            return found if only is None else found[only]
         attn, kept = self.attn, rest.get("kept")
         shape = hidden_states.shape[:-1]
         every = attn.Wqkv(self.attn_norm(hidden_states)).view(*shape, 3, -1, attn.head_dim).permute(2, 0, 3, 1, 4)
@@ -48,7 +50,8 @@ class LeanEncoderLayer(ModernBertEncoderLayer):
             key, value = kept(attn.layer_idx, key, value)
         first = rest.get("first_layer_mask")
         mask = attention_mask if attn.layer_idx or first is None else first
-        return _after(self, hidden_states, attended(query, key, value, mask, attn.head_dim**-0.5))
+        found = attended(query, key, value, mask, attn.head_dim**-0.5)
+        return _after(self, hidden_states, found, rest.get("only"))
 
 
 class LeanDecoderLayer(ModernBertDecoderLayer):
@@ -91,12 +94,18 @@ def _lean(layer: Any, hidden: Tensor, rest: dict[str, Any]) -> bool:
         or attn._forward_pre_hooks
     ):
         return False
-    return not rest.keys() - {"first_layer_mask", "kept", "position_ids"} and attn.config._attn_implementation == NAME
+    return (
+        not rest.keys() - {"first_layer_mask", "kept", "only", "position_ids"}
+        and attn.config._attn_implementation == NAME
+    )
 
 
-def _after(layer: Any, hidden: Tensor, found: Tensor) -> Tensor:
-    """The rest of a layer, once attention has found [B, H, C, E]."""
-    hidden = hidden + layer.attn.Wo(found.transpose(1, 2).flatten(2))
+def _after(layer: Any, hidden: Tensor, found: Tensor, only: Tensor | None = None) -> Tensor:
+    """The rest of a layer, once attention has found [B, H, C, E]; of N cells [N, D] where `only` [B, C] names them."""
+    found = found.transpose(1, 2).flatten(2)
+    if only is not None:
+        hidden, found = hidden[only], found[only]
+    hidden = hidden + layer.attn.Wo(found)
     return hidden + layer.mlp(layer.mlp_norm(hidden))
 
 
@@ -131,16 +140,21 @@ class LeanModel:
         """Last hidden states [B, C, D] of tokens [B, C]; None where transformers' own forward has to give them.
 
         every: what the layers see, [1 or B, H, C, K]; place: [1 or B, C], or None for those from `past` on; rest: what
-        else the layers are told.
+        else the layers are told. With `only` [B, C] bool, the states [N, D] of its cells: the last layer then does
+        the others' attention, which is little of its work, for nothing, and all the rest for these alone.
         """
         config, rest = self.config, {name: value for name, value in rest.items() if value is not None}
+        only = rest.pop("only", None)
         if tokens is None or torch.is_grad_enabled() or rest.keys() - TOLD or len({*config.layer_types}) > 1:
             return None
         if config.output_hidden_states or config.output_attentions or not config.return_dict:
             return None
         hidden = self.embeddings(input_ids=tokens)
         turns = self._turns(hidden, place, past)
-        for layer in self.layers:
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            if number == last and only is not None:
+                rest["only"] = only
             hidden = layer(hidden, attention_mask=every, position_embeddings=turns, **rest)
         return self.final_norm(hidden)
 
@@ -165,6 +179,8 @@ class LeanModel:
 
 LEAST = 256  # places in a table
 MOST = 512  # cells of a call: beyond, arithmetic is what costs, and queries and keys turned together leave the cache
+KNOWN = frozenset({"first_layer_mask", "kept", "only", "position_ids"})
+"""What a lean layer knows what to do with."""
 TOLD = frozenset({"first_layer_mask", "kept", "past_key_values"})
 """What layers may be told beside their masks and places."""
 

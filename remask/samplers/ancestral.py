@@ -10,8 +10,10 @@ Shapes: B batch, L length.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from remask.core.canvas import Canvas
 from remask.core.choose import each
@@ -24,6 +26,14 @@ from remask.core.schedule import SCHEDULES
 from remask.core.stream import Purpose, Stream
 
 MOST_STEPS = 1_000_000  # more is a slip of the keyboard
+
+
+@lru_cache(maxsize=8)
+def opening(schedule: str, steps: int, device: torch.device) -> Tensor:
+    """Probability [T] that a masked cell opens in each of the steps; the last opens whatever is left."""
+    alpha, step = SCHEDULES[schedule].alpha, torch.arange(steps, device=device)
+    t, s = 1 - step.double() / steps, 1 - (step + 1).double() / steps
+    return torch.where(step + 1 >= steps, 1.0, (alpha(s) - alpha(t)) / (1 - alpha(t)))
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,7 @@ class Ancestral:
 
     def step(self, stream: Stream, state: State, conditional: Conditional) -> tuple[State, Info]:
         """One step of the grid, from t = 1 - step/T to s = t - 1/T."""
-        t = 1 - state.step.double() / self.steps
-        s = 1 - (state.step + 1).double() / self.steps
-        alpha = SCHEDULES[self.schedule].alpha
-        opens = (alpha(s) - alpha(t)) / (1 - alpha(t))
-        opens = torch.where(state.step + 1 >= self.steps, 1.0, opens)  # the last step opens whatever is left
+        opens = opening(self.schedule, self.steps, state.step.device)[state.step]
         cells = masked(state, conditional)
         where = stream.uniform(state.step, Purpose.WHERE, state.tokens.shape[1])
         return refill(self.draw, stream, state, conditional, each(where, cells, opens[:, None]), cells)

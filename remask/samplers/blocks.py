@@ -118,11 +118,15 @@ class Blocks:
         """One step of the inner sampler; rows whose block is complete open their next one first."""
         state = self._next(stream, state, conditional)
         inner, told = self._step_inside(stream, state, conditional)
-        place = self._window(state)
-        tokens = state.tokens.scatter(1, place, inner.tokens)
-        changed = torch.zeros_like(state.frozen).scatter(1, place, told.changed)
-        log_prob = torch.zeros_like(tokens, dtype=torch.float64).scatter(1, place, told.log_prob)
-        done = inner.done & ~self._later(state).any(1)
+        tokens, (changed, _, log_prob) = inner.tokens, told
+        if self._width(state) < state.tokens.shape[1]:
+            place = self._window(state)
+            tokens = state.tokens.scatter(1, place, tokens)
+            changed = torch.zeros_like(state.frozen).scatter(1, place, changed)
+            log_prob = torch.zeros_like(tokens, dtype=torch.float64).scatter(1, place, log_prob)
+        done = inner.done
+        if done.any():
+            done = done & ~self._later(state).any(1)
         if self.stop and not joint(self.inner):  # padding would break a pattern
             over = self._over(state, tokens, conditional.alphabet) & inner.done[:, None]
             alphabet = conditional.alphabet
@@ -135,10 +139,9 @@ class Blocks:
 
     def _step_inside(self, stream: Stream, state: BlocksState, conditional: Conditional) -> tuple[Any, Info]:
         """One step of the inner sampler in the rows that it has something to do in."""
-        going = torch.nonzero(~state.inner.done)[:, 0]
-        if len(going) == len(state.done):
+        if not state.inner.done.any():
             return self.inner.step(stream.child(state.block), state.inner, conditional)
-        told = nothing(state.inner.tokens)
+        going, told = torch.nonzero(~state.inner.done)[:, 0], nothing(state.inner.tokens)
         if not len(going):
             return state.inner, told
         part = select(state, going)
@@ -152,20 +155,24 @@ class Blocks:
 
     def _next(self, stream: Stream, state: BlocksState, conditional: Conditional) -> BlocksState:
         """Rows whose block is complete go to their next one, past those that the inner sampler leaves as they are."""
-        while True:
+        while state.inner.done.any():
             rest = torch.nonzero(state.inner.done & ~state.done & self._later(state).any(1))[:, 0]
             if not len(rest):
-                return state
+                break
+            if len(rest) == len(state.done):
+                state = self._open(stream, state, state.block + self.size, conditional)
+                continue
             part = select(state, rest)
             begun = self._open(stream.rows(rest), part, part.block + self.size, conditional.rows(rest))
             state = put(state, rest, begun)
+        return state
 
     def settled(self, state: BlocksState, alphabet: Alphabet) -> Tensor:
         """Cells at the start of each row that are given or lie in finished blocks, [B]; none in a sliding window."""
         position = torch.arange(state.tokens.shape[1], device=state.tokens.device)
         finished = torch.where(state.inner.done, state.block + self.size, state.block)
         known = (position < finished[:, None]) | state.frozen
-        upto = (known & (state.tokens != alphabet.mask)).long().cumprod(1).sum(1)
+        upto = torch.where(known & (state.tokens != alphabet.mask), len(position), position).amin(1)
         if self._width(state) < state.tokens.shape[1]:
             return torch.zeros_like(upto)
         inner = getattr(self.inner, "settled", None)

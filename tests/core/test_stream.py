@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from remask.core.stream import GAMMA, Purpose, Stream, mix
+from remask.core.stream import GAMMA, Purpose, Stream, _mixed, mix
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WORD = (1 << 64) - 1
@@ -40,6 +40,23 @@ def big_child(row_seed, key):
 
 def signed(x):
     return x - (1 << 64) if x >> 63 else x
+
+
+def test_torch_and_numpy_mix_alike():
+    """What an accelerator computes and what the CPU does, on every power of two, its neighbours and random words."""
+    edges = [signed((2**k + d) & WORD) for k in range(65) for d in (-1, 0, 1)]
+    words = torch.cat([torch.tensor(edges), torch.randint(-(2**63), 2**63 - 1, (10_000,))])
+    assert torch.equal(_mixed(words), torch.from_numpy(_mixed(words.numpy())))
+    assert [int(x) for x in _mixed(words)[:400]] == [signed(big_mix(int(x))) for x in words[:400]]
+
+
+def test_words_of_any_shape_and_stride_are_mixed_and_left_alone():
+    words = torch.randint(-(2**63), 2**63 - 1, (6, 4))
+    before = words.clone()
+    assert torch.equal(mix(words.T), mix(words).T)
+    assert torch.equal(mix(words[0, 0]), mix(words)[0, 0])
+    assert Stream(words[:, 1]).uniform(3, Purpose.TOKEN, 5).equal(Stream(before[:, 1].clone()).uniform(3, 4, 5))
+    assert torch.equal(words, before)
 
 
 @pytest.mark.parametrize(

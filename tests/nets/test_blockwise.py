@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from remask.core.errors import BadInput
+from remask.nets import blockwise
 from remask.nets.blockwise import BlockConfig, BlockForMaskedLM, BlockNet, States, in_blocks
 from remask.nets.crossed import clone
 from remask.nets.hf import HuggingFaceNet
@@ -93,6 +94,47 @@ def test_states_that_were_kept_give_the_same():
         third = one.extend(torch.stack([tokens[0, 8:12], tokens[1, 4:8]]), torch.tensor([8, 4]), kept)
     assert torch.allclose(third[0], whole[0, 8:12], atol=1e-10)
     assert torch.allclose(third[1], whole[1, 4:8], atol=1e-10)
+
+
+@pytest.mark.parametrize("most", [1, 256], ids=["each time anew", "from a table"])
+@pytest.mark.parametrize("opened", [0.0, 0.3, 1.0])
+def test_rows_side_by_side_are_rows_by_themselves(opened, most, monkeypatch):
+    """One place for all rows, and a place for each; blocks that were masked, tables that grow, heads that open."""
+    monkeypatch.setattr(blockwise, "MOST", most)
+    monkeypatch.setattr(blockwise, "LEAST", 1)
+    one, tokens = net(), masked(text(3, 24), share=0.3)
+    one.model.config.opened = 0.9  # a table made before must not be used
+    with torch.no_grad():
+        one.extend(tokens[:, :8], 0, States(3, 24))
+        one.model.config.opened = opened
+        for rows in (None, torch.tensor([2, 0])):
+            kept, beside = States(3, 24), States(3, 24)
+            for begin, end in ((0, 4), (4, 12), (12, 16), (8, 16), (16, 23)):
+                some = tokens[:, begin:end] if rows is None else tokens[rows, begin:end]
+                found = one.extend(some, begin, kept, rows)
+                assert torch.allclose(
+                    found, one.extend(some, torch.full((len(some),), begin), beside, rows), atol=1e-12
+                )
+                for here, there in zip(kept.layers, beside.layers):
+                    assert torch.allclose(torch.stack(here), torch.stack(there), atol=1e-12)
+
+
+def test_the_states_of_a_few_cells_alone():
+    """As those of all; what is kept of the others is theirs all the same."""
+    one, tokens = net(), masked(text(3, 12))
+    only = tokens[:, 4:8] == MASK
+    with torch.inference_mode():
+        for few in (torch.zeros_like(only), only, torch.ones_like(only)):
+            kept, beside = States(3, 20), States(3, 20)
+            one.extend(tokens[:, :4], 0, kept)
+            one.extend(tokens[:, :4], 0, beside)
+            found = one.extend(tokens[:, 4:8], 4, kept, None, few)
+            assert torch.allclose(found, one.extend(tokens[:, 4:8], 4, beside)[few], atol=1e-12)
+            for here, there in zip(kept.layers, beside.layers):
+                assert torch.equal(torch.stack(here), torch.stack(there))
+    with torch.enable_grad():  # transformers' own layers
+        kept = States(3, 20)
+        assert torch.allclose(one.extend(tokens[:, :4], 0, kept, None, only), states(one, tokens[:, :4])[only])
 
 
 def test_a_block_may_be_read_again_with_other_tokens():
