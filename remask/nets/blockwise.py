@@ -197,51 +197,70 @@ class BlockNet(HuggingFaceNet):
         return model.read(place, key_place, may, masked, input_ids=tokens, kept=kept, only=only)[0]
 
 
-class States:
-    """Keys and values of B rows, for every layer [B, K, H, E]; which of them are valid is another's to know."""
+class Store:
+    """Room for keys and values of B rows, for every layer [B, K, H, E], made when a layer first writes."""
 
     def __init__(self, rows: int, keys: int):
         self.rows, self.keys = rows, keys
         self.layers: list[tuple[Tensor, Tensor]] = []
-        self._again: tuple[tuple[int, int], _Writing] | None = None
+
+    def of(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a layer; like: [B', H, C, E]."""
+        if layer == len(self.layers):
+            shape = (self.rows, self.keys, like.shape[1], like.shape[3])
+            self.layers.append((like.new_zeros(shape), like.new_zeros(shape)))
+        return self.layers[layer]
+
+
+class States(Store):
+    """What is kept; which of it is valid is another's to know."""
+
+    _again: tuple[tuple[int, int], _Side] | None = None
 
     def at(self, place: Tensor, rows: Tensor | None = None) -> _Writing:
         """A cache that writes at `place` [B', C] of `rows` [B'] (None: all of them) and returns whole rows."""
         index = torch.arange(len(place), device=place.device) if rows is None else rows
         return _Writing(self, (index[:, None], place), rows, int(place.max()) + 1)
 
-    def between(self, start: int, stop: int, rows: Tensor | None = None) -> _Writing:
+    def between(self, start: int, stop: int, rows: Tensor | None = None) -> _Writing | _Side:
         """The same for the cells from `start` to `stop` of every row; a block is written so several times in turn."""
         if rows is not None:
             return _Writing(self, (rows, slice(start, stop)), rows, stop)
         if self._again is None or self._again[0] != (start, stop):
-            self._again = (start, stop), _Writing(self, (slice(None), slice(start, stop)), None, stop)
+            store = Store(self.rows, self.keys)  # not itself: a circle of references would outlive its last user
+            store.layers = self.layers
+            self._again = (start, stop), _Side(store, start, stop)
         return self._again[1]
 
 
 class _Writing:
     """See attention.Kept. where: an index of rows and cells; keys: how many a query is shown."""
 
-    def __init__(self, states: States, where: tuple[Any, Any], rows: Tensor | None, keys: int):
-        self.states, self.where, self.rows, self.keys = states, where, rows, keys
-        self.views: list[tuple[Tensor, ...]] = []  # of whole rows: where to write, and what is shown
+    def __init__(self, store: Store, where: tuple[Any, Any], rows: Tensor | None, keys: int):
+        self.store, self.where, self.keys = store, where, keys
+        self.shown = (slice(None) if rows is None else rows, slice(keys))
 
     def __call__(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write these cells' states; all that lie up to the last of them."""
-        states = self.states
-        if layer == len(states.layers):
-            shape = (states.rows, states.keys, key.shape[1], key.shape[3])
-            states.layers.append((key.new_zeros(shape), key.new_zeros(shape)))
-        stores = states.layers[layer]
-        if self.rows is not None or isinstance(self.where[0], Tensor):
-            rows = slice(None) if self.rows is None else self.rows
-            for store, new in zip(stores, (key, value)):
-                store[self.where] = new.transpose(1, 2)
-            keys, values = (store[rows, : self.keys].transpose(1, 2) for store in stores)
-            return keys, values
+        found = []
+        for store, new in zip(self.store.of(layer, key), (key, value)):
+            store[self.where] = new.transpose(1, 2)
+            found.append(store[self.shown].transpose(1, 2))
+        return found[0], found[1]
+
+
+class _Side:
+    """The same for all rows side by side, from `start` to `stop`: through views, which are made once."""
+
+    def __init__(self, store: Store, start: int, stop: int):
+        self.store, self.parts = store, (slice(start, stop), slice(stop))
+        self.views: list[tuple[Tensor, ...]] = []  # of a layer: where keys and values go, and all that are shown
+
+    def __call__(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """As _Writing's."""
         if layer == len(self.views):
-            parts = (slice(None), self.where[1]), (slice(None), slice(self.keys))
-            self.views.append(tuple(store[part].transpose(1, 2) for part in parts for store in stores))
+            both = self.store.of(layer, key)
+            self.views.append(tuple(store[:, part].transpose(1, 2) for part in self.parts for store in both))
         into_keys, into_values, keys, values = self.views[layer]
         into_keys.copy_(key)
         into_values.copy_(value)

@@ -94,10 +94,7 @@ def _lean(layer: Any, hidden: Tensor, rest: dict[str, Any]) -> bool:
         or attn._forward_pre_hooks
     ):
         return False
-    return (
-        not rest.keys() - {"first_layer_mask", "kept", "only", "position_ids"}
-        and attn.config._attn_implementation == NAME
-    )
+    return not rest.keys() - KNOWN and attn.config._attn_implementation == NAME
 
 
 def _after(layer: Any, hidden: Tensor, found: Tensor, only: Tensor | None = None) -> Tensor:

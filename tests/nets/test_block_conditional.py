@@ -67,6 +67,18 @@ def test_other_texts_are_answered_rightly():
         assert torch.allclose(one.given(canvas, upto)(canvas, at), plain(canvas, at), atol=1e-10)
 
 
+def test_cells_of_settled_blocks_are_answered_too():
+    """What is kept of a cell is no answer to a question about it: its block is read again."""
+    one, plain = conditional(), NetConditional(net(), ALPHABET)
+    canvas = text(2, L)
+    canvas[:, 8:] = MASK
+    upto = torch.full((2,), 8)
+    one.given(canvas, upto)(canvas, asked(canvas, 8, 12))
+    at = asked(canvas, 8, 12)
+    at[0, 2] = at[1, 6] = True
+    assert torch.allclose(one.given(canvas, upto)(canvas, at), plain(canvas, at), atol=1e-10)
+
+
 def test_some_of_the_rows_in_any_order_and_repeated():
     one, plain = conditional(), NetConditional(net(), ALPHABET)
     canvas = text(3, L)

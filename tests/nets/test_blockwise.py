@@ -1,6 +1,8 @@
 """Nets of blocks: what a cell may see, two readings in one pass, states that are kept, and what becomes one."""
 
 import copy
+import gc
+import weakref
 from functools import cache
 
 import pytest
@@ -117,6 +119,21 @@ def test_rows_side_by_side_are_rows_by_themselves(opened, most, monkeypatch):
                 )
                 for here, there in zip(kept.layers, beside.layers):
                     assert torch.allclose(torch.stack(here), torch.stack(there), atol=1e-12)
+
+
+def test_what_is_kept_goes_with_its_last_user():
+    """No circle of references, which would hold the memory until the next collection."""
+    one, tokens = net(), text(1, 8)
+    gc.disable()
+    try:
+        kept = States(1, 20)
+        with torch.no_grad():
+            one.extend(tokens[:, :4], 0, kept)
+        held = weakref.ref(kept.layers[0][0])
+        del kept
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_the_states_of_a_few_cells_alone():
