@@ -21,6 +21,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 BASELINE = {"color": "black", "marker": "*", "markersize": 10}
 PLACES = (1, 2, 5)  # of a decade of seconds or calls, written out
 LOSSES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+NARROW = 3.0  # times the least place: what lies closer together gets room on both sides
 LINE = 0.17  # inches of a line of the legend
 LINEAR = 0.1  # losses beyond it are drawn on a logarithmic scale
 SUFFIXES = (".png", ".svg")
@@ -118,6 +119,10 @@ def _panel(axes: Any, title: str, x: str, rows: Sequence[dict[str, Any]], looks:
     axes.axhline(0, color="#999999", linewidth=0.8)
     axes.grid(True, color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
+    every = [place for points in found.values() for place, *_ in points]
+    if every and max(every) < NARROW * min(every):  # a single point has no width to draw ticks in
+        middle = math.sqrt(min(every) * max(every))
+        axes.set_xlim(middle / NARROW, middle * NARROW)
     for name, points in found.items():
         places, losses, errors = zip(*points)
         style = {"linewidth": 1.2, "markersize": 4.5, "capsize": 2, **looks[name]}
