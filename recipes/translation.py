@@ -45,7 +45,7 @@ COMMON: dict[str, Any] = {"net": "tiny", "dropout": 0.0, "length": LENGTH, "batc
 
 
 class Arm(NamedTuple):
-    """A run. text: raw or distilled; init: teacher, masked (a masked LM), or a fresh net; pace: row of STEPS."""
+    """A run. text: raw or distilled; init: teacher, masked (a masked LM), another arm, or None; pace: row of STEPS."""
 
     objective: str
     text: str = "distilled"
@@ -75,6 +75,7 @@ ARMS: dict[str, Arm] = {
     "cmlm raw": Arm("cmlm", "raw"),
     "axe raw": Arm("axe", "raw"),
     "left to right on our trunk": Arm("seq2seq", init="masked", flags=(("init_parts", "none"),), pace="masked"),
+    "cmlm from left to right": Arm("cmlm", init="left to right on our trunk", pace="masked"),
     "masked LM's shape": _masked("none"),
     "masked LM's encoder": _masked("encoder"),
     "masked LM's decoder": _masked("decoder"),
@@ -160,7 +161,8 @@ def fit(out: Path, name: str, seed: int) -> Path:
         return run
     flags = {**COMMON, **dict(arm.flags)}
     if arm.init is not None:  # rates are those of fresh nets: a tenth of the nets' minutes is no fine-tuning
-        flags |= {"init": str(place(out, arm.init, 0)), "learning_rate": 4e-3, "rest_learning_rate": 3e-3}
+        begun = place(out, arm.init, 0 if arm.init in ("teacher", "masked") else seed)
+        flags |= {"init": str(begun), "learning_rate": 4e-3, "rest_learning_rate": 3e-3}
         del flags["net"], flags["dropout"]
     flags["tokenizer"] = str(places["tokenizer"])
     text = {"raw": places["raw"], "distilled": out / "distilled.tsv"}[arm.text]

@@ -6,7 +6,7 @@ Shapes: B batch, S source length, L target length.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from remask.core.stream import Stream
 from remask.data.buckets import Buckets
 from remask.data.parallel import Pairs, ParallelCorpus, prepare_pairs
 from remask.data.tokenizers import alphabet as alphabet_of
-from remask.nets import encoder_decoder
+from remask.nets import crossed_parallel, encoder_decoder
+from remask.nets.crossed import CrossedNet
 from remask.nets.t5 import T5Net, parallel
+from remask.nets.trunk import CAUSAL
 from remask.train.hub import locate
 from remask.train.loader import Loader, Part
 from remask.train.recipe import OF_PAIRS, OF_TEXT, Recipe, Text
@@ -100,6 +102,8 @@ class PairMaterial:
         if objective.causal and not net.causal:
             raise BadCheckpoint(f"{start.init} is a parallel decoder, which cannot go left to right: type another.")
         if net.causal and not objective.causal:
+            if isinstance(net, CrossedNet):
+                return crossed_parallel.parallel(net, alphabet.mask, longest, length_kind)
             with torch.random.fork_rng(devices=[]):
                 return T5Net(parallel(net.model, longest, length_kind))
         if longest + 1 > net.length:
@@ -153,16 +157,18 @@ def _beyond(length: int, factor: float, cells: int, room: int, init: str) -> str
     return f"{came}, beyond the {room} of {init}: type --length {most} or less."
 
 
-def check_flags(recipe: Recipe, objective: Any, family: str | None) -> None:
-    """Raise BadInput for a flag that was typed and that nobody would read; family: of what --init names, if it came."""
+def check_flags(recipe: Recipe, objective: Any, config: Mapping[str, Any] | None) -> None:
+    """Raise BadInput for a flag that was typed and that nobody would read; config: of what --init names, if it came."""
     start, name = recipe.start, recipe.objective
+    family = config["model_type"] if config else None
     opened = family in (PARALLEL, CROSSED)
+    writer = config is not None and config.get("decoder", {}).get("model_type") in CAUSAL
     init = f"with --init {start.init}"
     unread: list[tuple[str, bool, str]] = [
         ("init_parts", family is None, "without --init: type --init DIR, a masked language model, or leave it out"),
         ("init_parts", opened or family in LEFT_TO_RIGHT, f"{init}, which begins both parts anyway: leave it out"),
         ("length_head", objective.causal, f"for {name}, which goes left to right and asks for no length: leave it out"),
-        ("length_head", opened, f"{init}, which has a length head already: leave it out"),
+        ("length_head", opened and not writer, f"{init}, which has a length head already: leave it out"),
         ("dropout", family is not None, f"{init}, whose config says its own: leave it out"),
         ("directional_heads", True, f"for {name}, whose encoder-decoder has no such heads: leave it out"),
     ]

@@ -118,9 +118,9 @@ def train(
         raise UnknownName("net", recipe.start.net, encoder.SIZES)
     objective = with_low_rates(recipe.start, OBJECTIVES.load(recipe.objective)(**recipe.fields))
     recipe = replace(recipe, fields={f.name: getattr(objective, f.name) for f in fields(objective)})
-    family = None if recipe.start.init is None else checkpoint.read_config(locate(recipe.start.init))["model_type"]
+    config = None if recipe.start.init is None else checkpoint.read_config(locate(recipe.start.init))
     if not resume:  # what an older remask let pass must not end its runs
-        check_flags(recipe, objective, family)
+        check_flags(recipe, objective, config)
     settled = replace(recipe.start.settled, causal_first=reading_share(recipe.start, objective))
     recipe = replace(recipe, start=settled)
     if recipe.training.ema > 0 and getattr(objective, "two_stage", False):

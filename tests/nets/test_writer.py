@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from remask.core.errors import BadInput
-from remask.nets.directional import DirectionalForCausalLM
+from remask.nets.directional import DirectionalForCausalLM, default_directions
 from remask.nets.hf import HuggingFaceNet
-from remask.nets.writer import writer
-from tests.nets.tiny import ALPHABET, gap, logits, make, text
+from remask.nets.writer import bidirectional, writer
+from tests.nets.tiny import ALPHABET, MASK, gap, logits, make, text
 
 BEFORE = torch.ones(12, 12, dtype=torch.bool).tril()[None]
 
@@ -56,3 +56,34 @@ def test_precision_and_training_come_along():
     half = writer(HuggingFaceNet(net.model.to(torch.bfloat16).train()), begun=True)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half.training
+
+
+def test_a_writer_that_sees_both_sides_says_the_same_where_it_is_shown_what_lies_before():
+    net = make("modernbert-decoder")
+    opened = bidirectional(net, MASK)
+    assert not opened.causal
+    tokens = text(3, 12)
+    assert gap(logits(opened, tokens, sees=BEFORE), logits(net, tokens)) < 1e-5
+    assert gap(logits(opened, tokens), logits(net, tokens)) > 1e-3, "it sees both sides"
+
+
+@pytest.mark.parametrize("family", ["modernbert", "remask-modernbert"])
+def test_there_and_back_is_the_same_net(family):
+    net = make(family)
+    heads = net.model.config.num_attention_heads
+    if family == "remask-modernbert":
+        for name, value in default_directions(heads).items():
+            setattr(net.model.config, name, value)
+    back = bidirectional(writer(net, begun=True), MASK)
+    assert type(back.model) is type(net.model)
+    mine, theirs = back.model.state_dict(), net.model.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    tokens = text(3, 12).masked_fill(torch.arange(12) % 3 == 0, MASK)
+    assert gap(logits(back, tokens), logits(net, tokens)) < 1e-6
+
+
+@pytest.mark.parametrize("wrong", ["bert", "modernbert"])
+def test_only_writers_are_opened(wrong):
+    with pytest.raises(BadInput, match=f"a '{wrong}' net came .* take a ModernBERT-decoder"):
+        bidirectional(make(wrong), MASK)

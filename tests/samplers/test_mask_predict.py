@@ -22,6 +22,7 @@ from tests.conformance import SAMPLER_CHECKS, mixed_canvas
 from tests.oracle import LAWS, Oracle, Watched
 from tests.samplers.enumeration import coins
 from tests.samplers.test_first_hitting import SeesAll
+from tests.samplers.test_sundae import EvenSum
 
 
 def as_visible(oracle, visible):
@@ -97,14 +98,21 @@ def test_a_mixture_is_mended():
 # ---- an independent implementation -----------------------------------------------------------------------------------
 
 
-def by_hand(oracle, tokens, unknown, steps, fresh=False):
+def repeated(tokens, unknown, alphabet):
+    """The open cells of a row, a list, that say what their left neighbour says."""
+    silent = alphabet.special | {alphabet.mask}
+    return [i for i in range(1, len(tokens)) if unknown[i] and tokens[i] == tokens[i - 1] and tokens[i] not in silent]
+
+
+def by_hand(oracle, tokens, unknown, steps, fresh=False, remove_stutter=False):
     """One row by loops over Python lists: [(tokens, confidences of unknown cells, cells predicted)] of every pass."""
     tokens, cells = list(tokens), [i for i, open_cell in enumerate(unknown) if open_cell]
     sure = dict.fromkeys(cells, -math.inf)
-    told = []
+    told, deleted = [], []
     for t in range(steps if cells else 0):
         worst = max(1, len(cells) * (steps - t) // steps)
         again = sorted(cells, key=lambda cell: (sure[cell], cell))[:worst]
+        again += [c for c in repeated(tokens, unknown, oracle.alphabet) if remove_stutter and c not in again]
         for cell in again:
             tokens[cell] = oracle.alphabet.mask
         answer = oracle(torch.tensor([tokens]))[0]
@@ -112,6 +120,11 @@ def by_hand(oracle, tokens, unknown, steps, fresh=False):
             tokens[cell] = int(answer[cell].argmax())
         for cell in cells if fresh else again:
             sure[cell] = float(answer[cell, tokens[cell]])
+        for cell in repeated(tokens, unknown, oracle.alphabet) if remove_stutter and t + 1 == steps else []:
+            sure[cell], again = 0.0, [*{*again, cell}]
+            deleted = [*deleted, cell]
+        for cell in deleted:
+            tokens[cell] = oracle.alphabet.pad
         told.append((list(tokens), dict(sure), again))
     return told
 
@@ -120,7 +133,7 @@ def same_as_by_hand(sampler, oracle, canvas):
     """Compares every pass of every row, and returns how many passes there were."""
     found, seen = passes(sampler, oracle, canvas), 0
     for row, (tokens, unknown) in enumerate(zip(canvas.tokens.tolist(), canvas.unknown.tolist())):
-        hand = by_hand(oracle, tokens, unknown, sampler.steps, sampler.fresh)
+        hand = by_hand(oracle, tokens, unknown, sampler.steps, sampler.fresh, sampler.remove_stutter)
         for (state, info), (wanted, sure, again) in zip(found, hand):
             seen += 1
             assert state.tokens[row].tolist() == wanted
@@ -137,6 +150,40 @@ def test_every_pass_is_the_one_that_loops_find(oracle, fresh):
     for law in (oracle, unseen(oracle)):
         canvas = mixed_canvas(law, 24, 2)
         assert same_as_by_hand(MaskPredict(7, fresh), law, canvas) == 7 * int(canvas.unknown.any(1).sum())
+
+
+def stuttering(visible):
+    """A law whose most probable tokens repeat each other, and whose end id is a blank."""
+    oracle = as_visible(LAWS["random_table"], visible)
+    oracle.alphabet = oracle.alphabet._replace(pad=oracle.alphabet.end)
+    return oracle
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["stale", "fresh"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_without_stutters_every_pass_is_the_one_that_loops_find(steps, fresh):
+    law = stuttering(Visible.LEAVE_ONE_OUT)
+    canvas = mixed_canvas(law, 60, 2)
+    clean, plain = (MaskPredict(steps, fresh, remove_stutter=removed) for removed in (True, False))
+    assert same_as_by_hand(clean, law, canvas) == steps * int(canvas.unknown.any(1).sum())
+    before, after = (passes(sampler, law, canvas)[-1][0].tokens for sampler in (plain, clean))
+    rows = list(zip(after.tolist(), canvas.unknown.tolist()))
+    assert not any(repeated(*row, law.alphabet) for row in rows)
+    assert any(repeated(*row, law.alphabet) for row in zip(before.tolist(), canvas.unknown.tolist()))
+
+
+def test_an_alphabet_without_a_blank_keeps_the_last_stutter():
+    law = unseen(LAWS["random_table"])
+    assert law.alphabet.pad is None
+    canvas = mixed_canvas(law, 60, 2)
+    once, clean = (passes(MaskPredict(1, remove_stutter=removed), law, canvas)[-1] for removed in (False, True))
+    assert torch.equal(once[0].tokens, clean[0].tokens)
+    assert torch.equal(once[1].log_prob, clean[1].log_prob)
+
+
+def test_deleting_breaks_a_pattern():
+    with pytest.raises(BadInput, match="type --no-remove-stutter"):
+        MaskPredict(remove_stutter=True, draw=EvenSum())
 
 
 def test_stale_and_fresh_weights_part_ways():
@@ -291,6 +338,23 @@ class OneMore(MaskPredict):
         return after._replace(step=state.step + 1, done=state.step + 1 >= self.steps), info
 
 
+@dataclass(frozen=True)
+class DeletesOnly(MaskPredict):
+    """Never masks a stutter again, and deletes what is left of them."""
+
+    def step(self, stream, state, conditional):
+        last = bool((state.step + 1 >= self.steps).all())
+        return MaskPredict(self.steps, self.fresh, self.draw, last and self.remove_stutter).step(
+            stream, state, conditional
+        )
+
+
+def test_deleting_stutters_only_is_another_sampler():
+    law = stuttering(Visible.LEAVE_ONE_OUT)
+    with pytest.raises(AssertionError):
+        same_as_by_hand(DeletesOnly(5, remove_stutter=True), law, mixed_canvas(law, 60, 2))
+
+
 @pytest.mark.parametrize("twin", [AlwaysFresh, MasksTheSurest, OneMore])
 def test_wrong_twins_part_from_the_loops(twin):
     oracle = unseen(LAWS["random_table"])
@@ -314,7 +378,9 @@ def test_a_masked_given_cell_is_caught():
 
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
-    "sampler", [MaskPredict(4, fresh=True), MaskPredict(3, draw=Categorical())], ids=["fresh", "categorical"]
+    "sampler",
+    [MaskPredict(4, fresh=True), MaskPredict(3, draw=Categorical()), MaskPredict(4, remove_stutter=True)],
+    ids=["fresh", "categorical", "stutters"],
 )
 def test_contract_of_the_variants(sampler, check):
     check(sampler, unseen(LAWS["markov_chain"]))
