@@ -27,7 +27,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +39,7 @@ if not __package__:  # run as a file: the repository's root is not on the path
 from recipes import translation_faults
 from recipes.finished import finished
 from recipes.translation import ARMS, corpus, place, prepare
+from recipes.translation_decodings import BY_LENGTH, FAULTY, PROBES, RACERS, decodings
 from recipes.translation_faults import Several, spread
 from recipes.translation_plots import figure
 from recipes.translation_tables import BASE, BATCHES, TWIN, Found, tables, usual
@@ -66,54 +66,6 @@ MIXED, PROBED = 400, 150  # sentences
 
 Texts = Mapping[str, tuple[list[str], list[str]]]
 """Sources and references of "test" and "joined"."""
-
-Settings = Mapping[str, Any]
-LEFT_TO_RIGHT: dict[str, Settings] = {"greedy": {}, "beam 5": {"beam": 5}}
-ENGINES: dict[str, Settings] = {f"CTranslate2 {kind}": {"compute": kind} for kind in ("float32", "int8")}
-
-
-def _steps(steps: int, lengths: int = 1, **fields: Any) -> Settings:
-    return {"fields": {"steps": steps, **fields}, "lengths": {"lengths": lengths}}
-
-
-PLAIN = (("1", 1, 1), ("2", 2, 1), ("4", 4, 1), ("8", 8, 1), ("4, 3 lengths", 4, 3))  # name, steps, lengths
-PARALLEL = {name: _steps(steps, lengths) for name, steps, lengths in PLAIN}
-EXTRA: dict[str, dict[str, Settings]] = {
-    "cmlm": {"4, 5 lengths": _steps(4, 5)},
-    "padir": {
-        **{name: _steps(steps, lengths, reject="none") for name, steps, lengths in PLAIN},
-        **{f"{steps}, no stutters": _steps(steps, reject="none", remove_stutter=True) for steps in (1, 4)},
-        **{f"{steps}, linear": _steps(steps, reject="linear") for steps in (4, 8)},
-        **{f"{steps}, linear, no stutters": _steps(steps, reject="linear", remove_stutter=True) for steps in (4, 8)},
-    },
-}
-"""Further decodings by objective, and PaDIR's as nothing is rejected."""
-FAULTY = ("greedy", "1", "4", "4, linear, no stutters")  # decodings whose faults are looked at
-PROBES = ("padir", "cmlm")
-RACERS: dict[str, Sequence[str]] = {
-    BASE: (*LEFT_TO_RIGHT, *ENGINES),
-    "padir": ("1", "4, linear, no stutters", "8, linear, no stutters"),
-    "cmlm": ("1", "4", "8", "4, 3 lengths"),
-    "axe": ("1",),
-    TWIN: ("greedy",),
-    "masked LM's shape": tuple(PARALLEL),
-    "masked LM's both": ("4, 3 lengths",),
-}
-"""Arms and decodings that are timed."""
-BY_LENGTH = {
-    BASE: ("greedy", "CTranslate2 float32"),
-    "padir": ("1", "4, linear, no stutters"),
-    TWIN: ("greedy",),
-    "masked LM's shape": ("2", "4", "4, 3 lengths"),
-}
-
-
-def decodings(arm: str) -> dict[str, Settings]:
-    """How an arm's net is decoded, by name: fields of System."""
-    objective = ARMS[arm].objective
-    if objective == "seq2seq":
-        return {**LEFT_TO_RIGHT, **(ENGINES if arm == BASE and find_spec("ctranslate2") else {})}
-    return {**PARALLEL, **EXTRA.get(objective, {})}
 
 
 class Run(NamedTuple):
