@@ -27,9 +27,7 @@ def _steps(steps: int, lengths: int = 1, factor: float | None = None, **fields: 
 
 PLAIN = (("1", 1, 1), ("2", 2, 1), ("4", 4, 1), ("8", 8, 1), ("4, 3 lengths", 4, 3))  # name, steps, lengths
 PARALLEL = {name: _steps(steps, lengths) for name, steps, lengths in PLAIN}
-ROOMY = {
-    f"{steps}, no stutters, {ROOM} cells": _steps(steps, factor=ROOM, remove_stutter=True) for steps in (1, 2, 3, 4)
-}
+ROOMY = {f"{steps}, no stutters, {ROOM} cells": _steps(steps, factor=ROOM, remove_stutter=True) for steps in (2, 3, 4)}
 EXTRA: dict[str, dict[str, Settings]] = {
     "cmlm": {
         "3": _steps(3),
