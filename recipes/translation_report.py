@@ -39,10 +39,10 @@ if not __package__:  # run as a file: the repository's root is not on the path
 from recipes import translation_faults
 from recipes.finished import finished
 from recipes.translation import ARMS, corpus, place, prepare
-from recipes.translation_decodings import BY_LENGTH, FAULTY, PROBES, RACERS, decodings
+from recipes.translation_decodings import BASE, BY_LENGTH, FAULTY, PROBES, RACERS, TWIN, decodings
 from recipes.translation_faults import Several, spread
 from recipes.translation_plots import figure
-from recipes.translation_tables import BASE, BATCHES, TWIN, Found, tables, usual
+from recipes.translation_tables import BATCHES, Found, tables, usual
 from remask.bench.decoding import race
 from remask.bench.engine import Runner, System, runner, runners
 from remask.bench.translation import joined, quality, speed

@@ -18,9 +18,9 @@ import numpy as np
 
 from recipes.paired_curves import interval, table
 from recipes.translation import ARMS
+from recipes.translation_decodings import BASE, ROOM, TWIN
 from recipes.translation_faults import dependence_table, mixtures_table, percent
 
-BASE, TWIN = "left to right", "left to right on our trunk"
 BATCHES = (1, 32)
 FAST, BEHIND, HONEST = 2.5, -2.0, 0.8
 SETS = {"test": "all test pairs", "joined": "joined inputs"}
@@ -44,6 +44,11 @@ class Found(NamedTuple):
     def of(self, arm: str, key: str) -> dict[int, Record]:
         """What was weighed of each seed's net under "set decoding"."""
         return {seed: made[key] for seed, made in self.quality.get(arm, {}).items() if key in made}
+
+    @property
+    def base(self) -> str:
+        """What others are weighed against: the T5 from left to right, or its twin where there is none."""
+        return BASE if BASE in self.quality or TWIN not in self.quality else TWIN
 
     def any(self) -> Record | None:
         """One record of the test set, for what is common to all."""
@@ -167,22 +172,23 @@ def left_table(found: Found, texts: str) -> str:
 
 def gap_table(found: Found) -> str:
     """Every arm and decoding of the full budget against greedy decoding of the same seed, on both sets of texts."""
-    rows = []
+    rows, base = [], found.base
     for arm in found.quality:
         ways = dict.fromkeys(key.split(" ", 1)[1] for made in found.quality[arm].values() for key in made)
-        for how in [] if arm.startswith("half") else [how for how in ways if (arm, how) != (BASE, "greedy")]:
+        for how in [] if arm.startswith("half") else [how for how in ways if (arm, how) != (base, "greedy")]:
             cells = []
             for texts in SETS:
-                one = gap(found.of(arm, f"{texts} {how}"), found.of(BASE, f"{texts} greedy"))
+                one = gap(found.of(arm, f"{texts} {how}"), found.of(base, f"{texts} greedy"))
                 each = one and "; ".join(f"{value:+.1f} ± {error:.1f}" for value, error in one.each.values())
                 cells += [one.text(), each or "", one.verdict] if one else ["", "", ""]
             rows.append([f"{arm}, {how}", *cells])
     head = [part for texts in SETS for part in (f"{texts}: 95 %", f"{texts}: each seed", "within 2")]
-    return table([f"BLEU minus {BASE}, greedy", *head], rows)
+    return table([f"BLEU minus {base}, greedy", *head], rows)
 
 
 ABLATIONS: dict[str, Sequence[str]] = {
     "init: T5": ("padir", "padir from T5"),
+    "init: our own trunk": ("masked LM's shape", "cmlm from left to right"),
     "init: masked LM": ("masked LM's shape", "masked LM's encoder", "masked LM's decoder", "masked LM's both", "cmlm"),
     "loss on": ("half padir", "half padir noised", "half padir masked"),
     "noise": ("half padir", "half padir masks only"),
@@ -196,6 +202,10 @@ ABLATIONS: dict[str, Sequence[str]] = {
 WAYS = {
     "stutter removal, 1 step": ("padir", ("1", "1, no stutters")),
     "stutter removal, 4 steps": ("padir", ("4", "4, no stutters")),
+    **{
+        f"stutter removal, cmlm, {n} steps": ("cmlm", (n, f"{n}, no stutters", f"{n}, no stutters, {ROOM} cells"))
+        for n in "24"
+    },
     "linear rejection, 4 steps": ("padir", ("4", "4, linear", "4, linear, no stutters")),
     "linear rejection, 8 steps": ("padir", ("8", "8, linear", "8, linear, no stutters")),
     "steps": ("padir", STEPS),
@@ -246,10 +256,10 @@ def ratio_text(one: Record | None) -> str:
 
 def speed_table(found: Found) -> str:
     """A line a system: quality beside speed, and the bar."""
-    rows = []
+    rows, base = [], found.base
     for name, fast in timed(found, "joined", 1).items():
         arm, how = name.split("; ")
-        gaps = [gap(found.of(arm, f"{texts} {how}"), found.of(BASE, f"{texts} greedy")) for texts in SETS]
+        gaps = [gap(found.of(arm, f"{texts} {how}"), found.of(base, f"{texts} greedy")) for texts in SETS]
         ratios = [ratio_text(timed(found, texts, batch).get(name)) for texts in SETS for batch in BATCHES]
         quick = "yes" if fast["speed_over_baseline"] >= FAST else "no"
         near = ", ".join(f"{one.verdict if one else 'not weighed'} ({texts})" for texts, one in zip(SETS, gaps))
@@ -341,7 +351,7 @@ def tables(found: Found) -> Iterator[str]:
         yield main_table(found, texts)
         yield f"Stutters of the references: {share(first, 'reference_stutter_rate')} %.\n" if first else ""
         yield left_table(found, texts)
-    yield f"### Against {BASE}\n\n{gap_table(found)}"
+    yield f"### Against {found.base}\n\n{gap_table(found)}"
     yield f"### Ablations, {SETS['test']}\n\n{ablation_table(found)}"
     yield f"### Speed over greedy decoding: median round, slowest and fastest\n\n{speed_table(found)}"
     yield length_table(found)
