@@ -31,7 +31,6 @@ ROOMY = {f"{steps}, no stutters, {ROOM} cells": _steps(steps, factor=ROOM, remov
 EXTRA: dict[str, dict[str, Settings]] = {
     "cmlm": {
         "3": _steps(3),
-        "4, 5 lengths": _steps(4, 5),
         **{f"{steps}, no stutters": _steps(steps, remove_stutter=True) for steps in (2, 4)},
         **ROOMY,
     },
@@ -43,6 +42,8 @@ EXTRA: dict[str, dict[str, Settings]] = {
     },
 }
 """Further decodings by objective, and PaDIR's as nothing is rejected."""
+ONLY = {"cmlm": {"4, 5 lengths": _steps(4, 5)}}
+"""And by arm: what costs much and need be known of one net."""
 FAULTY = ("greedy", "1", "4", "4, linear, no stutters")  # decodings whose faults are looked at
 PROBES = ("padir", "cmlm")
 RACERS: dict[str, Sequence[str]] = {
@@ -70,4 +71,4 @@ def decodings(arm: str) -> dict[str, Settings]:
     objective = ARMS[arm].objective
     if objective == "seq2seq":
         return {**LEFT_TO_RIGHT, **(ENGINES if arm == BASE and find_spec("ctranslate2") else {})}
-    return {**PARALLEL, **EXTRA.get(objective, {})}
+    return {**PARALLEL, **EXTRA.get(objective, {}), **ONLY.get(arm, {})}
