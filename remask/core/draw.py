@@ -96,17 +96,19 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Each cell's most probable token."""
+    """Each cell's most probable token; the uniforms that it is given may be none."""
 
     joint = False
     faithful = False
+    certain = True
 
     def __call__(self, log_prob: Tensor, uniform: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
         """Tokens [N]."""
         del uniform, at, tokens
-        if not (log_prob.amax(1) > -torch.inf).all():  # NaN too
+        found = log_prob.argmax(1)  # of NaN, where there is one
+        if not (log_prob.gather(1, found[:, None]) > -torch.inf).all():
             raise BadInput(NOTHING)
-        return log_prob.argmax(1)
+        return found
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,17 @@ class Proposal(NamedTuple):
         return self.log_prob.gather(1, self.tokens[self.at][:, None])[:, 0].double()
 
 
+def uniforms(draw: Draw, stream: Stream, step: Tensor, at: Tensor) -> Tensor:
+    """What a draw needs at the N cells of `at` [B, L]: [N] float64, or [0] for one that leaves nothing to chance."""
+    if getattr(draw, "certain", False):
+        return torch.empty(0, dtype=torch.float64, device=at.device)
+    return stream.uniform(step, Purpose.TOKEN, at.shape[1])[at]
+
+
 def propose(draw: Draw, stream: Stream, state: Any, conditional: Conditional, at: Tensor) -> Proposal:
     """Draw a token for every cell of `at` [B, L], one network call for each row that has one."""
     log_prob, calls = ask(conditional, state.tokens, at)
-    uniform = stream.uniform(state.step, Purpose.TOKEN, state.tokens.shape[1])[at]
+    uniform = uniforms(draw, stream, state.step, at)
     tokens = state.tokens.clone()
     tokens[at] = draw(log_prob, uniform, at, state.tokens)
     return Proposal(at, log_prob, tokens, calls)

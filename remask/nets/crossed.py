@@ -33,7 +33,7 @@ from remask.nets.heads import Head
 from remask.nets.hf import HuggingFaceNet
 from remask.nets.lengths import HEADS, LengthHead
 from remask.nets.places import places
-from remask.nets.reading import Memory, Past, Reading
+from remask.nets.reading import Guide, Memory, Past, Reading
 from remask.nets.scoring import Scoring
 from remask.nets.share import plain_state
 from remask.nets.trunk import CAUSAL, Trunk
@@ -204,14 +204,28 @@ class CrossedNet(Scoring, nn.Module):
         summary = torch.einsum("bsd,bs->bd", hidden, share / share.sum(1, keepdim=True).clamp(min=1))
         return Reading(self, Memory(keys, values, attend, summary))
 
+    def guide(self, memory: Memory, length: int, attend: Tensor | None) -> Guide | None:
+        """Of targets of L cells, attend: [B, L] bool, False = padding; None for a causal decoder."""
+        if self.causal:
+            return None
+        place = places(self.from_start, self.from_end, length, attend)
+        return Guide(place, diagonal(self.diagonal.weight, memory.attend, length, attend))
+
     def decode(
-        self, tokens: Tensor, memory: Memory, *, attend: Tensor | None = None, sees: Tensor | None = None
+        self,
+        tokens: Tensor,
+        memory: Memory,
+        *,
+        attend: Tensor | None = None,
+        sees: Tensor | None = None,
+        guide: Guide | None = None,
     ) -> Tensor:
-        """Hidden states of targets, [B, L, D]; attend: [B, L] bool, False = padding; sees: [B or 1, L, L] bool."""
-        place, mask = None, memory.attend[:, None, None]
-        if not self.causal:
-            place = places(self.from_start, self.from_end, tokens, attend)
-            mask = diagonal(self.diagonal.weight, memory.attend, tokens.shape[1], attend)
+        """Hidden states of targets, [B, L, D]; attend: [B, L] bool, False = padding; sees: [B or 1, L, L] bool.
+
+        guide: of these targets, where it is known already.
+        """
+        guide = guide or self.guide(memory, tokens.shape[1], attend)
+        place, mask = guide or (None, memory.attend[:, None, None])
         with _during(_Pass(self, memory, place, mask)):
             return self.decoder.hidden(tokens, attend=attend, sees=sees)
 

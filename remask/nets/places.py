@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 
-def places(from_start: nn.Embedding, from_end: nn.Embedding, tokens: Tensor, attend: Tensor | None) -> Tensor:
+def places(from_start: nn.Embedding, from_end: nn.Embedding, length: int, attend: Tensor | None) -> Tensor:
     """The sum of both tables [M + 1, D] at every cell, [1 or B, L, D]; attend: [B, L] bool, False = padding."""
     longest = from_start.num_embeddings - 1
-    cell = torch.arange(tokens.shape[1], device=tokens.device)
-    last = (tokens.shape[1] if attend is None else attend.sum(1, keepdim=True)) - 1
+    cell = torch.arange(length, device=from_start.weight.device)
+    last = (length if attend is None else attend.sum(1, keepdim=True)) - 1
     back = (last - cell).clamp(0, longest)
     return from_start(cell.clamp(max=longest)) + from_end(back)

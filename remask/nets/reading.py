@@ -6,7 +6,7 @@ Shapes: B batch, S source length, L target length, D width, H heads, E width of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +38,16 @@ class Memory(NamedTuple):
         return self.attend.sum(1) - 1
 
 
+class Guide(NamedTuple):
+    """Where a target's cells stand and look: what every pass over it needs, and none changes.
+
+    places: [1 or B, L, D], added to what the cells read; cross: the bias of cross-attention [B, H, L, S].
+    """
+
+    places: Tensor
+    cross: Tensor
+
+
 class Past(NamedTuple):
     """Keys and values of cells already written, for every layer [B, H, L, E]: what left-to-right decoding keeps."""
 
@@ -53,11 +63,13 @@ class Past(NamedTuple):
 class Reading:
     """A Net over targets, given sources.
 
-    net: an encoder-decoder with `decode` and `length_head`, and a head (nets/scoring.py); memory: of the sources.
+    net: an encoder-decoder with `decode` and `length_head`, and a head (nets/scoring.py); memory: of the sources. From
+    a net that has a `guide`, it is kept for as long as the same targets are asked about and no gradient is wanted.
     """
 
     net: Any
     memory: Memory
+    _guides: dict[Tensor | int, Guide | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def hidden(
         self,
@@ -71,7 +83,18 @@ class Reading:
         """Hidden states of targets, [B, L, D]; one target a row, from its first cell on."""
         if documents is not None or positions is not None:
             raise BadInput("targets stand one to a row and begin at its first cell: leave out documents and positions.")
-        return self.net.decode(tokens, self.memory, attend=attend, sees=sees)
+        known = {}
+        if not torch.is_grad_enabled() and hasattr(self.net, "guide"):
+            known["guide"] = self._guide(tokens.shape[1], attend)
+        return self.net.decode(tokens, self.memory, attend=attend, sees=sees, **known)
+
+    def _guide(self, length: int, attend: Tensor | None) -> Guide | None:
+        """That of targets with these cells; one is kept."""
+        cells = length if attend is None else attend  # tensors are told apart by what they are, not what they hold
+        if cells not in self._guides:
+            self._guides.clear()
+            self._guides[cells] = self.net.guide(self.memory, length, attend)
+        return self._guides[cells]
 
     def rows(self, index: Tensor) -> Reading:
         """Keep or repeat sources."""

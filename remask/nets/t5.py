@@ -25,7 +25,7 @@ from remask.nets.diagonal import BUCKETS, diagonal
 from remask.nets.heads import Head
 from remask.nets.lengths import LengthHead
 from remask.nets.places import places
-from remask.nets.reading import Memory, Past, Reading, causal_mask
+from remask.nets.reading import Guide, Memory, Past, Reading, causal_mask
 from remask.nets.relative import buckets, two_sided
 from remask.nets.scoring import Scoring
 
@@ -175,10 +175,26 @@ class T5Net(Scoring, nn.Module):
         keys, values = ([self._heads(w(hidden)) for w in ws] for ws in zip(*((a.k, a.v) for a in layers)))
         return Reading(self, Memory(tuple(keys), tuple(values), attend, summary))
 
+    def guide(self, memory: Memory, length: int, attend: Tensor | None) -> Guide | None:
+        """Of targets of L cells, attend: [B, L] bool, False = padding; None for a causal decoder."""
+        if self.causal:
+            return None
+        place = places(self.model.from_start, self.model.from_end, length, attend)
+        return Guide(place, diagonal(self.model.diagonal.weight, memory.attend, length, attend))
+
     def decode(
-        self, tokens: Tensor, memory: Memory, *, attend: Tensor | None = None, sees: Tensor | None = None
+        self,
+        tokens: Tensor,
+        memory: Memory,
+        *,
+        attend: Tensor | None = None,
+        sees: Tensor | None = None,
+        guide: Guide | None = None,
     ) -> Tensor:
-        """Hidden states of targets, [B, L, D]; attend: [B, L] bool, False = padding; sees: [B or 1, L, L] bool."""
+        """Hidden states of targets, [B, L, D]; attend: [B, L] bool, False = padding; sees: [B or 1, L, L] bool.
+
+        guide: of these targets, where it is known already.
+        """
         length = tokens.shape[1]
         allowed = attend[:, None, :] if attend is not None else None
         if self.causal:
@@ -189,9 +205,9 @@ class T5Net(Scoring, nn.Module):
         if attend is not None and allowed is not None:  # padding sees itself: a row of -inf would be NaN
             allowed = allowed | torch.eye(length, dtype=torch.bool, device=tokens.device)
         hidden, cross = self.model.decoder.embed_tokens(tokens), _padding(memory.attend)
-        if not self.causal:
-            hidden = hidden + places(self.model.from_start, self.model.from_end, tokens, attend)
-            cross = diagonal(self.model.diagonal.weight, memory.attend, length, attend)
+        guide = guide or self.guide(memory, length, attend)
+        if guide is not None:
+            hidden, cross = hidden + guide.places, guide.cross
         bias = self._bias(self.model.decoder, length, length, two_ways=not self.causal)
         if allowed is not None:
             bias = bias.masked_fill(~allowed[:, None], -torch.inf)

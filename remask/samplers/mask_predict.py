@@ -23,9 +23,9 @@ from remask.core.choose import best
 from remask.core.conditional import Conditional, Visible
 from remask.core.draw import Draw, Greedy
 from remask.core.errors import BadInput
-from remask.core.refill import Proposal, commit
+from remask.core.refill import Proposal, commit, uniforms
 from remask.core.sampler import Info, Law, ask, start
-from remask.core.stream import Purpose, Stream
+from remask.core.stream import Stream
 from remask.samplers.rejecters import repeats
 
 MOST_STEPS = 1_000_000
@@ -84,7 +84,7 @@ class MaskPredict:
         log_prob, calls = ask(conditional, hidden, asked)
         # kept cells are weighed but not drawn: a joint draw must take them as they stand
         open_log_prob = log_prob[again[asked]]
-        uniform = stream.uniform(state.step, Purpose.TOKEN, hidden.shape[1])[again]
+        uniform = uniforms(self.draw, stream, state.step, again)
         tokens = hidden.masked_scatter(again, self.draw(open_log_prob, uniform, again, hidden))
         confidence = state.confidence.masked_scatter(asked, log_prob.gather(1, tokens[asked][:, None])[:, 0].double())
         proposal = Proposal(again, open_log_prob, tokens, calls)

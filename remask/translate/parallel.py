@@ -70,7 +70,8 @@ def translate(
         cells = tried[row, column]
         begun = canvas(cells, alphabet)
         present = torch.arange(begun.tokens.shape[1], device=row.device) <= cells[:, None]
-        conditional = NetConditional(reading.rows(row), alphabet, attend=present)
+        padded = None if present.all() else present
+        conditional = NetConditional(reading.rows(row), alphabet, attend=padded)
         written = write(sampler, conditional, begun, stream.rows(row).child(cells))
     score = torch.full(tried.shape, -torch.inf, dtype=torch.float64, device=tried.device)
     score[row, column] = lengths.score(written.total, written.scored)

@@ -42,9 +42,12 @@ class LawTranslator:
         del lengths
         return self.lengths[summary[:, 0].long()]
 
-    def decode(self, tokens: Tensor, memory: Memory, *, attend: Tensor, sees: Tensor | None = None) -> Tensor:
+    def decode(
+        self, tokens: Tensor, memory: Memory, *, attend: Tensor | None = None, sees: Tensor | None = None
+    ) -> Tensor:
         """Log p of every id in every cell, given all other cells that are not masked."""
         assert sees is None
+        attend = torch.ones_like(tokens, dtype=torch.bool) if attend is None else attend
         hidden = torch.zeros(*tokens.shape, self.alphabet.size, dtype=torch.float64)
         cells = attend.sum(1) - 1
         for k, n in {(int(k), int(n)) for k, n in zip(memory.summary[:, 0], cells)}:

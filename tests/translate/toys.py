@@ -107,8 +107,10 @@ class Told(LawNet):
     def length_head(self, summary: Tensor, lengths: Tensor) -> Tensor:
         return torch.zeros(len(lengths), self.longest).log_softmax(1)
 
-    def decode(self, tokens: Tensor, memory: Memory, *, attend: Tensor, sees: Tensor | None = None) -> Tensor:
-        assert attend.all() and sees is None, "toys have targets of one length"
+    def decode(
+        self, tokens: Tensor, memory: Memory, *, attend: Tensor | None = None, sees: Tensor | None = None
+    ) -> Tensor:
+        assert (attend is None or attend.all()) and sees is None, "toys have targets of one length"
         return self.says(memory.summary.long(), tokens)
 
     def log_probs(self, hidden_at: Tensor, ban: int | None = None) -> Tensor:
