@@ -42,7 +42,12 @@ EXTRA: dict[str, dict[str, Settings]] = {
     },
 }
 """Further decodings by objective, and PaDIR's as nothing is rejected."""
-ONLY = {"cmlm": {"4, 5 lengths": _steps(4, 5)}}
+HALF = f"4, no stutters, {ROOM} cells, bfloat16"
+ONLY: dict[str, dict[str, Settings]] = {
+    "cmlm": {"4, 5 lengths": _steps(4, 5)},
+    "masked LM's shape": {HALF: {**ROOMY[f"4, no stutters, {ROOM} cells"], "bf16": True}},
+    TWIN: {"greedy, bfloat16": {"bf16": True}},
+}
 """And by arm: what costs much and need be known of one net."""
 FAULTY = ("greedy", "1", "4", "4, linear, no stutters")  # decodings whose faults are looked at
 PROBES = ("padir", "cmlm")
@@ -51,9 +56,8 @@ RACERS: dict[str, Sequence[str]] = {
     "padir": ("1", "4, linear, no stutters", "8, linear, no stutters"),
     "cmlm": ("1", "4", "8", "4, 3 lengths"),
     "axe": ("1",),
-    TWIN: ("greedy",),
-    "cmlm from left to right": ("2", "3", "4", "8", *ROOMY),
-    "masked LM's shape": tuple(PARALLEL),
+    TWIN: ("greedy", "greedy, bfloat16"),
+    "masked LM's shape": (*PARALLEL, "3", *ROOMY, HALF),
     "masked LM's both": ("4, 3 lengths",),
 }
 """Arms and decodings that are timed."""
@@ -61,8 +65,7 @@ BY_LENGTH = {
     BASE: ("greedy", "CTranslate2 float32"),
     "padir": ("1", "4, linear, no stutters"),
     TWIN: ("greedy",),
-    "cmlm from left to right": ("2", "4", *(how for how in ROOMY if how[0] in "23")),
-    "masked LM's shape": ("2", "4", "4, 3 lengths"),
+    "masked LM's shape": ("2", "4", "4, 3 lengths", *ROOMY, HALF),
 }
 
 
@@ -70,5 +73,6 @@ def decodings(arm: str) -> dict[str, Settings]:
     """How an arm's net is decoded, by name: fields of System."""
     objective = ARMS[arm].objective
     if objective == "seq2seq":
-        return {**LEFT_TO_RIGHT, **(ENGINES if arm == BASE and find_spec("ctranslate2") else {})}
+        engines = ENGINES if arm == BASE and find_spec("ctranslate2") else {}
+        return {**LEFT_TO_RIGHT, **engines, **ONLY.get(arm, {})}
     return {**PARALLEL, **EXTRA.get(objective, {}), **ONLY.get(arm, {})}

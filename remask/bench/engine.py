@@ -45,7 +45,7 @@ class System:
 
     name: in tables; checkpoint: a directory. Parallel ones: sampler, and fields of it and of `Lengths` that are to be
     other than usual. Left-to-right ones: beam (1 is greedy) with its length penalty, or compute, the type in which
-    CTranslate2 decodes greedily (float32 or int8).
+    CTranslate2 decodes greedily (float32 or int8). bf16: our own arithmetic in bfloat16.
     """
 
     name: str
@@ -56,6 +56,7 @@ class System:
     beam: int = 1
     length_penalty: float = 1.0
     compute: str | None = None
+    bf16: bool = False
 
 
 class Runner(NamedTuple):
@@ -87,6 +88,8 @@ def runner(system: System, model: Translator | None = None, device: torch.device
     MissingExtra without the library of an engine.
     """
     model = model or load_translator(system.checkpoint)
+    if system.bf16:
+        model = model.in_bfloat16()
     model.net.to(device)
     write, what = (_left_to_right if model.net.causal else _parallel)(system, model)
     place = torch.device("cpu") if system.compute else next(model.net.parameters()).device
@@ -134,8 +137,9 @@ def _left_to_right(system: System, model: Translator) -> tuple[Writer, str]:
         )
     longest = model.window
     if system.compute:
-        if system.beam != 1:
-            raise BadInput(f"{system.name} came with a beam and an engine, which decodes greedily: leave one out.")
+        if system.beam != 1 or system.bf16:
+            came, does = ("a beam", "decodes greedily") if system.beam != 1 else ("bf16", "has types of its own")
+            raise BadInput(f"{system.name} came with {came} and an engine, which {does}: leave one out.")
         made = engine(model.net, model.alphabet, longest, compute=system.compute)
         return made, f"{model.path}, CTranslate2 in {system.compute}, greedy"
     decode: Callable[..., Outcome] = partial(left_to_right.greedy, longest=longest)

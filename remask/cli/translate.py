@@ -97,6 +97,12 @@ def _add_work(words: Parser) -> None:
     )
     words.add_argument("--seed", type=READERS["int"], default=0, metavar="N", help="of the draws [default: 0]")
     words.add_argument(
+        "--bf16",
+        action="store_true",
+        help="weights and arithmetic in bfloat16, which suits parallel decoders on machines made for it; a few tokens "
+        "come out otherwise",
+    )
+    words.add_argument(
         "--beam",
         type=READERS["int"],
         metavar="N",

@@ -46,6 +46,8 @@ def translate(values: argparse.Namespace, sampler: Sampler, names: Sequence[str]
         scores(["a"], ["a"], tokenize=values.tokenize)  # what cannot be weighed is told before the work
     model = load_translator(values.checkpoint)
     refuse(model, values)
+    if values.bf16:
+        model = model.in_bfloat16()
     model.net.to("cuda" if torch.cuda.is_available() else "cpu")
     truth = None if references is None else [one.ids for one in encode(model.tokenizer, references)]
     translator = Lines(
@@ -250,7 +252,8 @@ def _distil(
         "fingerprint": model.facts.get("data", {}).get("fingerprint"),
         "data": values.data,
         "columns": values.columns,
-        "decoding": f"left to right {_beam(values)}" if model.net.causal else " ".join(how),
+        "decoding": (f"left to right {_beam(values)}" if model.net.causal else " ".join(how))
+        + " in bfloat16" * values.bf16,
         "window": translator.window,
         **{name: getattr(values, name) for name in ("batch", "long", "seed")},
     }

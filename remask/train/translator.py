@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from remask.core.alphabet import Alphabet
 from remask.core.errors import BadCheckpoint
@@ -41,6 +44,10 @@ class Translator(NamedTuple):
         """
         reach = min(self.net.length, getattr(self.net, "source_length", self.net.length))
         return min(int(reach), int(self.facts.get("recipe", {}).get("text", {}).get("length") or FARTHEST))
+
+    def in_bfloat16(self) -> Translator:
+        """The same with weights rounded to bfloat16, and arithmetic in it; log p and its sums stay float32 and more."""
+        return self._replace(net=deepcopy(self.net).to(torch.bfloat16))
 
 
 def load_translator(path: str | Path) -> Translator:

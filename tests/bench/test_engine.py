@@ -14,6 +14,7 @@ from remask.core.alphabet import Alphabet
 from remask.core.errors import BadCheckpoint, BadInput, MissingExtra, UnknownName
 from remask.nets import encoder_decoder
 from remask.nets.t5 import T5Net, scaled
+from remask.train.translator import load_translator
 from remask.translate.left_to_right import greedy
 from tests.bench.test_translation import home  # noqa: F401
 from tests.translate import nets
@@ -165,6 +166,14 @@ def test_fields_are_over_the_usual_ones(home):  # noqa: F811
     assert "beam 3" in runner(System("d", home / "seq2seq", beam=3)).what
 
 
+def test_bfloat16_is_a_copy(home):  # noqa: F811
+    model = load_translator(home / "cmlm")
+    half, plain = (runner(System("a", home / "cmlm", bf16=bf16), model) for bf16 in (True, False))
+    assert {p.dtype for p in model.net.parameters()} == {torch.float32}
+    said = [[one.log_prob for one in made.lines(2)(TEXTS)] for made in (half, plain)]
+    assert said[0] != said[1]
+
+
 @pytest.mark.parametrize(
     ("net", "settings", "error", "said"),
     [
@@ -173,6 +182,7 @@ def test_fields_are_over_the_usual_ones(home):  # noqa: F811
         ("seq2seq", {"fields": {"steps": 2}}, BadInput, "writes from left to right"),
         ("seq2seq", {"lengths": {"lengths": 2}}, BadInput, "writes from left to right"),
         ("seq2seq", {"compute": "int8", "beam": 4}, BadInput, "leave one out"),
+        ("seq2seq", {"compute": "int8", "bf16": True}, BadInput, "came with bf16 and an engine.*leave one out"),
         ("cmlm", {"sampler": "mask_predikt"}, UnknownName, "did you mean 'mask_predict'"),
         ("cmlm", {"fields": {"step": 2}}, UnknownName, "did you mean 'steps'"),
         ("cmlm", {"lengths": {"length": 2}}, UnknownName, "did you mean 'lengths'"),

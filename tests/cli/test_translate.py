@@ -193,6 +193,17 @@ def test_a_left_to_right_net_is_decoded_greedily_or_with_a_beam(home, lines):
     assert max(better) > 0.1
 
 
+@pytest.mark.parametrize("model", ["cmlm", "padir", "seq2seq"])
+def test_bfloat16_says_nearly_the_same(home, lines, model):
+    """To rounding: 8 bits of each weight are left."""
+    plain, _ = outputs(lines, home, *(["--steps", 1] * (model != "seq2seq")), model=model)
+    half, _ = outputs(lines, home, *(["--steps", 1] * (model != "seq2seq")), "--bf16", model=model)
+    same = [(a["log_prob"], b["log_prob"]) for a, b in zip(plain, half) if a["text"] == b["text"] and a["text"]]
+    assert len(same) >= 2
+    assert all(abs(a - b) < 0.05 * abs(a) for a, b in same)
+    assert any(a != b for a, b in same), "it is another arithmetic"
+
+
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +257,7 @@ def test_distillation_goes_on_and_tells_of_it(home, lines, remask, tmp_path):
     assert out.read_bytes() == whole
     refused(remask(*words, "--out", out), "is there already")
     refused(remask(*words, "--out", out, "--resume", "--seed", 1), "begun with seed 0")
+    refused(remask(*words, "--out", out, "--resume", "--bf16"), "begun with decoding", " in bfloat16: type")
     assert remask(*words, "--out", out, "--overwrite").status == 0
 
 
