@@ -178,9 +178,9 @@ class Watched:
         reading = self.net.read(source, attend)
         return type(reading)(self, reading.memory)  # a Reading asks its net to decode
 
-    def decode(self, tokens, memory, *, attend=None, sees=None):
+    def decode(self, tokens, memory, *, attend=None, sees=None, guide=None):
         self.seen.append(tokens)
-        return self.net.decode(tokens, memory, attend=attend, sees=sees)
+        return self.net.decode(tokens, memory, attend=attend, sees=sees, guide=guide)
 
     def __getattr__(self, name):
         return getattr(self.net, name)

@@ -189,7 +189,7 @@ class Sighted:
         object.__setattr__(reading, "net", self)  # a Reading asks its net to decode
         return reading
 
-    def decode(self, tokens, memory, *, attend=None, sees=None):
+    def decode(self, tokens, memory, *, attend=None, sees=None, guide=None):
         return self.net.decode(tokens, memory)
 
     def __getattr__(self, name):
