@@ -382,24 +382,3 @@ def test_a_sampler_writes_targets_row_by_row_as_in_a_batch():
         assert torch.equal(alone[0], written[row])
     other = NetConditional(net.read(SOURCE.roll(1, 0), SEEN), ALPHABET, attend=GIVEN)
     assert not torch.equal(sample(MaskPredict(4), other, canvas, stream).tokens, written)
-
-
-def test_what_is_known_of_targets_is_kept_while_they_are_the_same_and_no_gradient_is_wanted():
-    net = spoken("remask-modernbert")
-    shake(net.diagonal, 7, 1.0)
-    others = padding([5, 12, 9], 12)
-    with torch.no_grad():
-        reading = net.read(SOURCE, SEEN)
-        fresh = [net.read(SOURCE, SEEN).hidden(target(net.decoder), attend=given) for given in (GIVEN, others, None)]
-        assert gap(fresh[0], fresh[1]) > 1e-3
-        for _ in range(2):
-            for given, wanted in zip((GIVEN, others, None), fresh):
-                assert torch.equal(reading.hidden(target(net.decoder), attend=given), wanted)
-        cut = [r.hidden(target(net.decoder)[:, :7]) for r in (reading, net.read(SOURCE, SEEN))]
-        assert torch.equal(*cut)
-        kept = reading.rows(torch.tensor([2, 0]))
-        some = kept.hidden(target(net.decoder)[[2, 0]], attend=GIVEN[[2, 0]])
-        assert gap(some, fresh[0][[2, 0]]) < 1e-5
-    reading.hidden(target(net.decoder), attend=GIVEN).sum().backward()
-    assert net.from_end.weight.grad is not None
-    assert net.diagonal.weight.grad is not None

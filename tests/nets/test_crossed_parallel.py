@@ -6,8 +6,8 @@ import torch
 from remask.core.errors import BadInput
 from remask.nets.crossed import clone, open_crossed
 from remask.nets.crossed_parallel import parallel
-from tests.nets.test_crossed import SEEN, SOURCE
-from tests.nets.tiny import MASK, gap, make, shake, text
+from tests.nets.test_crossed import GIVEN, SEEN, SOURCE, spoken, target
+from tests.nets.tiny import MASK, gap, make, padding, shake, text
 
 LONGEST = 15
 
@@ -56,3 +56,24 @@ def test_a_longest_target_that_does_not_fit_is_refused():
     net = causal("modernbert-decoder")
     with pytest.raises(BadInput, match="the longest target came as"):
         parallel(net, MASK, net.decoder.length, "both")
+
+
+def test_what_is_known_of_targets_is_kept_while_they_are_the_same_and_no_gradient_is_wanted():
+    net = spoken("remask-modernbert")
+    shake(net.diagonal, 7, 1.0)
+    others = padding([5, 12, 9], 12)
+    with torch.no_grad():
+        reading = net.read(SOURCE, SEEN)
+        fresh = [net.read(SOURCE, SEEN).hidden(target(net.decoder), attend=given) for given in (GIVEN, others, None)]
+        assert gap(fresh[0], fresh[1]) > 1e-3
+        for _ in range(2):
+            for given, wanted in zip((GIVEN, others, None), fresh):
+                assert torch.equal(reading.hidden(target(net.decoder), attend=given), wanted)
+        cut = [r.hidden(target(net.decoder)[:, :7]) for r in (reading, net.read(SOURCE, SEEN))]
+        assert torch.equal(*cut)
+        kept = reading.rows(torch.tensor([2, 0]))
+        some = kept.hidden(target(net.decoder)[[2, 0]], attend=GIVEN[[2, 0]])
+        assert gap(some, fresh[0][[2, 0]]) < 1e-5
+    reading.hidden(target(net.decoder), attend=GIVEN).sum().backward()
+    assert net.from_end.weight.grad is not None
+    assert net.diagonal.weight.grad is not None
