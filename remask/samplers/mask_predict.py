@@ -4,7 +4,7 @@ Step 0 predicts all N unknown cells; step t = 1 .. T-1 masks the n_t = max(1, fl
 probability and predicts those only. A token that is kept keeps the probability that it was written with, however stale
 (Ghazvininejad et al. 2019, arXiv 1904.09324, section 3). It corrects what was drawn together, and follows no law.
 
-What was drawn together often says a word twice (section 5.1 there). With `remove_stutter`, as PaDIR has it, tokens that
+What was drawn together often says a word twice. With `remove_stutter`, as PaDIR has it, tokens that
 repeat their left neighbour are masked in every pass besides the n_t others, and deleted after the last one: the cell
 becomes the pad id, a blank, which is not printed. An alphabet without one keeps the token.
 Shapes: B batch, L length.

@@ -162,7 +162,7 @@ def check_flags(recipe: Recipe, objective: Any, config: Mapping[str, Any] | None
     start, name = recipe.start, recipe.objective
     family = config["model_type"] if config else None
     opened = family in (PARALLEL, CROSSED)
-    writer = config is not None and config.get("decoder", {}).get("model_type") in CAUSAL
+    writer = config is not None and (config.get("decoder") or {}).get("model_type") in CAUSAL
     init = f"with --init {start.init}"
     unread: list[tuple[str, bool, str]] = [
         ("init_parts", family is None, "without --init: type --init DIR, a masked language model, or leave it out"),
